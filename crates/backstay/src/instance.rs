@@ -1,0 +1,240 @@
+//! Everything that a command needs to know about an instance, opened and checked once.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use archive::{Archive, Cluster};
+use base_backups::{Record, Repository};
+use cluster::Server;
+use restore_plan::{ArchiveContents, StartingPoint};
+use settings::Settings;
+use tool::Hinted;
+use wal::{SegmentName, TimelineHistory, WalFileName};
+use wal_scan::{Segment, Source};
+
+/// An instance whose settings have been read and whose archive has shown itself.
+pub struct Instance {
+    /// The settings file, as an absolute path.
+    pub config: PathBuf,
+    /// What is in it.
+    pub settings: Settings,
+    /// Its archive.
+    pub archive: Archive,
+    /// Its server.
+    pub server: Server,
+}
+
+/// What is in the archive, beyond names.
+pub struct Contents {
+    /// The cluster that it is of.
+    pub cluster: Cluster,
+    /// What restores are planned with.
+    pub plan: ArchiveContents,
+}
+
+impl Instance {
+    /// Opens the instance that `settings`, which were read from `config`, describe.
+    pub fn open(config: &Path, settings: Settings) -> Result<Self> {
+        Ok(Self {
+            config: config.to_owned(),
+            archive: Archive::open(&settings.archive.directory, &settings.instance)?,
+            server: Server::new(&settings.postgresql),
+            settings,
+        })
+    }
+
+    /// Its base backups.
+    pub fn repository(&self) -> Result<Repository> {
+        let declared = self.settings.base_backup.as_ref().ok_or_else(|| {
+            Hinted::new(
+                "the settings declare no base backups",
+                "set baseBackup.directory; without base backups nothing can be restored",
+            )
+        })?;
+        Repository::open(&declared.directory, &self.settings.instance)
+    }
+
+    /// What the archive holds of the newest cluster.
+    pub fn contents(&self) -> Result<Contents> {
+        let cluster = self.archive.newest_cluster()?.clone();
+        let listing = self.archive.list(&cluster)?;
+        let histories = self.archive.histories(&cluster, &listing)?;
+        Ok(Contents {
+            plan: ArchiveContents {
+                system_identifier: cluster.system_identifier,
+                segment_size: cluster.segment_size()?,
+                segments: listing.segments().collect(),
+                histories,
+            },
+            cluster,
+        })
+    }
+
+    /// What only the server's `pg_wal` has.
+    pub fn unarchived(&self, contents: &Contents) -> Result<Unarchived> {
+        Unarchived::in_data_directory(&self.settings.postgresql.data_directory, contents)
+    }
+}
+
+/// WAL that a data directory has and the archive has not.
+#[derive(Debug, Default)]
+pub struct Unarchived {
+    /// Segments, in order. The last one may still be written.
+    pub segments: Vec<(SegmentName, PathBuf)>,
+    /// History files.
+    pub histories: Vec<(TimelineHistory, PathBuf)>,
+}
+
+impl Unarchived {
+    /// Looks for it in the `pg_wal` of `data_directory`.
+    pub fn in_data_directory(data_directory: &Path, contents: &Contents) -> Result<Self> {
+        let directory = data_directory.join("pg_wal");
+        let mut unarchived = Self::default();
+        let mut candidates = Vec::new();
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(unarchived),
+            Err(err) => {
+                return Err(err).with_context(|| format!("list \"{}\"", directory.display()));
+            }
+        };
+        for entry in entries {
+            let entry = entry.with_context(|| format!("list \"{}\"", directory.display()))?;
+            let name = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| WalFileName::parse(name).ok());
+            match name {
+                Some(WalFileName::Segment(name)) if !contents.plan.segments.contains(&name) => {
+                    candidates.push((name, entry.path()));
+                }
+                Some(WalFileName::History(timeline))
+                    if !contents.plan.histories.contains_key(&timeline) =>
+                {
+                    let path = entry.path();
+                    let text = std::fs::read_to_string(&path)
+                        .with_context(|| format!("read \"{}\"", path.display()))?;
+                    let history = TimelineHistory::parse(timeline, &text)
+                        .map_err(|err| anyhow!("read \"{}\": {err}", path.display()))?;
+                    unarchived.histories.push((history, path));
+                }
+                _ => {}
+            }
+        }
+        candidates.sort();
+        for (name, path) in candidates {
+            let history = unarchived
+                .histories
+                .iter()
+                .map(|(history, _)| history)
+                .chain(contents.plan.histories.values())
+                .find(|history| history.timeline == name.timeline());
+            if is_current(&path, name, history, contents) {
+                unarchived.segments.push((name, path));
+            }
+        }
+        Ok(unarchived)
+    }
+
+    /// Counts it among what there is, for a plan.
+    pub fn add_to(&self, contents: &mut Contents) {
+        contents
+            .plan
+            .segments
+            .extend(self.segments.iter().map(|(name, _)| *name));
+        for (history, _) in &self.histories {
+            contents
+                .plan
+                .histories
+                .insert(history.timeline, history.clone());
+        }
+    }
+}
+
+/// Whether a file in `pg_wal` is the segment that its name says.
+///
+/// PostgreSQL renames segments that it needs no more to the names of later ones, also of another
+/// timeline, and leaves their content until it gets there. The header tells: it has another address
+/// or, after a promotion, the timeline that has been left.
+fn is_current(
+    path: &Path,
+    name: SegmentName,
+    history: Option<&TimelineHistory>,
+    contents: &Contents,
+) -> bool {
+    use std::io::Read as _;
+    let mut start = [0; wal::LONG_HEADER_BYTES];
+    let read = durable_file::open_regular(path).and_then(|mut file| file.read_exact(&mut start));
+    let writer = history.map_or(name.timeline(), |history| {
+        history.timeline_at(name.start(contents.plan.segment_size))
+    });
+    read.is_ok()
+        && wal::LongPageHeader::parse(&start).is_ok_and(|header| {
+            let expected = wal::page::Expected {
+                system_identifier: Some(contents.plan.system_identifier),
+                segment_size: Some(contents.plan.segment_size),
+            };
+            wal::check_segment(&header, name, expected).is_ok() && header.timeline == writer
+        })
+}
+
+/// The starting points that `records` are.
+pub fn starting_points(records: &[Record]) -> Vec<StartingPoint> {
+    records
+        .iter()
+        .filter(|record| record.chain(records).is_ok())
+        .map(|record| StartingPoint {
+            id: record.name.clone(),
+            system_identifier: record.system_identifier,
+            timeline: record.timeline,
+            start: record.start_lsn,
+            stop: record.stop_lsn,
+            stop_time: record.stopped_at,
+            postgres_major: record.postgres_major,
+        })
+        .collect()
+}
+
+/// The stretch of WAL on one timeline's path from `first` on: archived segments, then those that
+/// only the server has. Ends at the first one that is nowhere.
+pub fn stretch(
+    contents: &Contents,
+    unarchived: &Unarchived,
+    history: &TimelineHistory,
+    first: SegmentName,
+) -> Vec<Segment> {
+    let size = contents.plan.segment_size;
+    let mut segments = Vec::new();
+    let mut at = first;
+    loop {
+        // Recovery prefers the newest timeline that has the segment, as far as it is on the path.
+        let found = history.timelines().rev().find_map(|timeline| {
+            let left = history.switch_point_of(timeline);
+            if history.begin_of(timeline)? >= at.end(size)
+                || left.is_some_and(|left| left <= at.start(size))
+            {
+                return None;
+            }
+            let name = at.with_timeline(timeline);
+            // Planning counts what only the server has among the archived segments.
+            let source = match unarchived
+                .segments
+                .iter()
+                .find(|(unarchived, _)| *unarchived == name)
+            {
+                Some((_, path)) => Source::File(path.clone()),
+                None if contents.plan.segments.contains(&name) => Source::Archive,
+                None => return None,
+            };
+            Some(Segment { name, source })
+        });
+        let Some(found) = found else {
+            return segments;
+        };
+        segments.push(found);
+        let Some(next) = at.next(size) else {
+            return segments;
+        };
+        at = next;
+    }
+}

@@ -1,0 +1,953 @@
+//! `backstay restore`: an instance as it was at a moment.
+//!
+//! Everything that can be known is checked before the server is stopped. The restored cluster is
+//! built and recovered beside the present one, without archiving, and takes its place only after
+//! the recovery has been seen to end where it should.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use archive::SEGMENT_STAGING;
+use base_backups::{Progress, Record, Repository};
+use cluster::{Recovery, RecoveryEnd, Tablespace};
+use command::{Command, quoted};
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use restore_plan::{
+    Choice, RecoveryTarget, Refusal, StartingPoint, Target, TargetPosition, TimelineChoice,
+};
+use serde::Serialize;
+use settings::Postgresql;
+use tool::{Hinted, Level};
+use wal::{Lsn, SegmentName};
+
+use crate::instance::{Contents, Instance, Unarchived, starting_points, stretch};
+use crate::locate::Trail;
+use crate::staging::{self, Journal, Staging, Step};
+use crate::windows::{history_of, instant};
+
+#[derive(Debug, clap::Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
+pub struct Arguments {
+    /// The moment: "10 minutes ago", "2026-10-11 14:30 Europe/Berlin", xid:742, lsn:0/7000028,
+    /// `name:before_upgrade`, latest or immediate
+    #[arg(long, value_name = "TARGET")]
+    to: String,
+
+    /// Stop just before the target instead of just after it
+    #[arg(long)]
+    exclusive: bool,
+
+    /// Which timeline to follow: latest, current or a number
+    #[arg(long, value_name = "TIMELINE", default_value = "latest")]
+    timeline: TimelineChoice,
+
+    /// Restore into this directory, beside the running server, and leave the server alone
+    #[arg(long, value_name = "DIRECTORY")]
+    into: Option<PathBuf>,
+
+    /// Put the tablespace that was at OLD into NEW
+    #[arg(long, value_name = "OLD=NEW", value_parser = parse_mapping)]
+    tablespace_mapping: Vec<(PathBuf, PathBuf)>,
+
+    /// Show the plan and change nothing
+    #[arg(long)]
+    plan: bool,
+
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+
+    /// Take no base backup after the restore
+    #[arg(long)]
+    no_backup: bool,
+
+    /// Print what was done as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads a mapping as `pg_basebackup` does: an equals sign that is part of a directory has a backslash
+/// before it.
+fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    let bytes = text.as_bytes();
+    let is_escaped = |at: usize| at > 0 && bytes[at - 1] == b'\\';
+    let mut ends = (0..bytes.len()).filter(|&at| bytes[at] == b'=' && !is_escaped(at));
+    let parts = match (ends.next(), ends.next()) {
+        (Some(_), Some(_)) => return Err("write an equals sign within a directory as \\=".into()),
+        (Some(at), None) => {
+            let path = |part: &str| PathBuf::from(part.replace("\\=", "="));
+            Some((path(&text[..at]), path(&text[at + 1..])))
+        }
+        (None, _) => None,
+    };
+    match parts {
+        Some((old, new)) if old.is_absolute() && new.is_absolute() => Ok((old, new)),
+        _ => Err("write it as OLD=NEW, both absolute".into()),
+    }
+}
+
+/// What is going to be done.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Plan {
+    instance: String,
+    /// The target in full: a time in UTC.
+    target: String,
+    inclusive: bool,
+    /// Why the target is not the one that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    base_backup: String,
+    /// The base backups that it consists of, the full one first.
+    chain: Vec<String>,
+    consistent_at: Lsn,
+    consistent_time: Timestamp,
+    timeline: String,
+    /// Other timelines that the target may lie on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    also_on: Vec<wal::TimelineId>,
+    wal_segments: usize,
+    unarchived_segments: usize,
+    destination: PathBuf,
+    kept: Option<PathBuf>,
+    tablespaces: BTreeMap<u32, PathBuf>,
+    content_bytes: u64,
+}
+
+/// What was done.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Outcome {
+    plan: Plan,
+    new_timeline: u32,
+    ended_at: Lsn,
+    ended_because: String,
+    last_commit: Option<String>,
+    files_seconds: f64,
+    replay_seconds: f64,
+    downtime_seconds: Option<f64>,
+}
+
+/// The facts behind a plan.
+struct Planned {
+    plan: Plan,
+    recovery: RecoveryTarget,
+    choice: Choice,
+    record: Record,
+    point: StartingPoint,
+}
+
+pub fn restore(instance: &Instance, arguments: &Arguments) -> Result<()> {
+    let repository = instance.repository()?;
+    let lease = repository.lease()?;
+    let records = repository.list()?;
+    let present = instance.settings.postgresql.data_directory.clone();
+    let destination = match &arguments.into {
+        Some(into) => {
+            std::path::absolute(into).with_context(|| format!("find \"{}\"", into.display()))?
+        }
+        None => present.clone(),
+    };
+    check_user(&destination)?;
+    let mut contents = instance.contents()?;
+    let unarchived = instance.unarchived(&contents)?;
+    unarchived.add_to(&mut contents);
+
+    let programs = instance.server.programs();
+    let staging = Staging::take(&destination)?;
+    if !arguments.plan && staging.resume(programs)? {
+        tool::log(
+            Level::Warning,
+            format_args!(
+                "an interrupted restore was finished: \"{}\" is the restored cluster; start the server and look at it before restoring again",
+                destination.display()
+            ),
+        );
+        return Ok(());
+    }
+    let planned = plan(
+        instance,
+        arguments,
+        &contents,
+        &unarchived,
+        &records,
+        &destination,
+    )?;
+    if arguments.plan && arguments.json {
+        return tool::print(&(serde_json::to_string_pretty(&planned.plan)? + "\n"));
+    }
+    if !arguments.json {
+        tool::print(&text(&planned.plan, arguments.into.is_some())?)?;
+    }
+    if arguments.plan {
+        return Ok(());
+    }
+    if !arguments.yes {
+        confirm(&instance.settings.instance)?;
+    }
+
+    let begin = Instant::now();
+    let in_place = arguments.into.is_none();
+    if in_place && present.join("PG_VERSION").exists() && instance.server.is_running()? {
+        say("stopping the server");
+        instance.server.stop()?;
+    }
+    let outcome = build(
+        instance,
+        &repository,
+        &records,
+        &staging,
+        planned,
+        in_place,
+        &present,
+    )?;
+    if in_place {
+        say("starting the server");
+        instance.server.start()?;
+    } else {
+        stay_out_of_the_archive(&destination)?;
+    }
+    let outcome = Outcome {
+        downtime_seconds: in_place.then(|| begin.elapsed().as_secs_f64()),
+        ..outcome
+    };
+    drop(lease);
+    finish(instance, arguments, &outcome, in_place)
+}
+
+/// Refuses to run as somebody who cannot run the server.
+fn check_user(destination: &Path) -> Result<()> {
+    let parent = destination.parent().unwrap_or(destination);
+    let owner = fs::metadata(destination)
+        .or_else(|_| fs::metadata(parent))
+        .with_context(|| format!("examine \"{}\"", parent.display()))?
+        .uid();
+    let user = nix::unistd::geteuid();
+    let name = |uid: nix::unistd::Uid| {
+        nix::unistd::User::from_uid(uid)
+            .ok()
+            .flatten()
+            .map_or_else(|| uid.to_string(), |user| user.name)
+    };
+    if user.is_root() {
+        return Err(Hinted::new(
+            "PostgreSQL does not run as root",
+            format!(
+                "run this as the owner of the data directory: `runuser -u {} -- backstay …`",
+                name(nix::unistd::Uid::from_raw(owner))
+            ),
+        )
+        .into());
+    }
+    Ok(())
+}
+
+fn plan(
+    instance: &Instance,
+    arguments: &Arguments,
+    contents: &Contents,
+    unarchived: &Unarchived,
+    records: &[Record],
+    destination: &Path,
+) -> Result<Planned> {
+    let now = Timestamp::now();
+    let points = starting_points(records);
+    let Aim {
+        target,
+        note,
+        position,
+    } = aim(instance, arguments, contents, unarchived, &points, now)?;
+    let choice = restore_plan::choose(
+        &points,
+        &contents.plan,
+        &target,
+        arguments.timeline,
+        &position,
+    )
+    .map_err(|refusal| {
+        Hinted::new(
+            refusal.to_string(),
+            format!(
+                "{}; `backstay windows {}` shows what can be restored{}",
+                refusal.hint(),
+                instance.settings.instance,
+                names_of_missing(&refusal)
+            ),
+        )
+    })?;
+    let record = records
+        .iter()
+        .find(|record| record.name == choice.point)
+        .ok_or_else(|| anyhow!("base backup \"{}\" is gone", choice.point))?
+        .clone();
+    let point = points
+        .into_iter()
+        .find(|point| point.id == choice.point)
+        .ok_or_else(|| anyhow!("base backup \"{}\" is gone", choice.point))?;
+    let programs_major = instance.server.programs().major()?;
+    if programs_major != record.postgres_major {
+        return Err(Hinted::new(
+            format!(
+                "the base backup is of PostgreSQL {}, the programs are of PostgreSQL {programs_major}",
+                record.postgres_major
+            ),
+            "set postgresql.binDirectory to the programs of the backup's version; nothing was changed",
+        )
+        .into());
+    }
+    let in_place = arguments.into.is_none();
+    let id = free_id(destination, now);
+    if in_place {
+        staging::check_swappable(destination)?;
+    } else {
+        check_vacant(destination)?;
+    }
+    let tablespaces = place_tablespaces(&record.tablespaces, arguments, &id)?;
+    let chain = record.chain(records)?;
+    let content_bytes = chain.iter().map(|link| link.content_bytes).sum();
+    staging::check_space(destination, content_bytes)?;
+    let plan = Plan {
+        instance: instance.settings.instance.clone(),
+        target: target.to_string(),
+        inclusive: !arguments.exclusive,
+        note,
+        base_backup: record.name.clone(),
+        chain: chain.iter().map(|link| link.name.clone()).collect(),
+        consistent_at: record.stop_lsn,
+        consistent_time: record.stopped_at,
+        timeline: choice.recovery_target_timeline.clone(),
+        also_on: choice.also_on.clone(),
+        wal_segments: choice.needed.len(),
+        unarchived_segments: unarchived.segments.len(),
+        destination: destination.to_owned(),
+        kept: (in_place && fs::symlink_metadata(destination).is_ok())
+            .then(|| kept_name(destination, &id)),
+        tablespaces,
+        content_bytes,
+    };
+    Ok(Planned {
+        plan,
+        recovery: RecoveryTarget {
+            target,
+            inclusive: !arguments.exclusive,
+        },
+        choice,
+        record,
+        point,
+    })
+}
+
+/// The names of missing files beyond the first, which the refusal itself has.
+fn names_of_missing(refusal: &Refusal) -> String {
+    /// More would push the reason off the screen; `backstay windows` has them.
+    const SHOWN: usize = 20;
+    let Refusal::Gap { missing, .. } = refusal else {
+        return String::new();
+    };
+    if missing.count < 2 {
+        return String::new();
+    }
+    let names: Vec<String> = missing
+        .segments
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect();
+    format!("; missing: {}", names.join(", "))
+}
+
+/// Where the present cluster is kept.
+fn kept_name(destination: &Path, id: &str) -> PathBuf {
+    durable_file::with_suffix(destination, &format!(".before-restore-{id}"))
+}
+
+/// Names this restore by the UTC time; a second one within a second gets a number as well.
+fn free_id(destination: &Path, now: Timestamp) -> String {
+    let time = now.strftime("%Y%m%d-%H%M%S").to_string();
+    let mut id = time.clone();
+    let mut number = 1;
+    while fs::symlink_metadata(kept_name(destination, &id)).is_ok() {
+        number += 1;
+        id = format!("{time}-{number}");
+    }
+    id
+}
+
+/// What to recover to, as exactly as can be known.
+struct Aim {
+    target: Target,
+    /// Why it is not what was asked for.
+    note: Option<String>,
+    position: TargetPosition,
+}
+
+/// Reads the target and finds out where in the WAL it is.
+fn aim(
+    instance: &Instance,
+    arguments: &Arguments,
+    contents: &Contents,
+    unarchived: &Unarchived,
+    points: &[StartingPoint],
+    now: Timestamp,
+) -> Result<Aim> {
+    let mut target = Target::parse(&arguments.to, now)
+        .map_err(|err| Hinted::new(err.to_string(), err.hint().to_owned()))?;
+    let mut note = None;
+    let mut position = TargetPosition::default();
+
+    // The trail of the newest timeline, or of the one that was asked for.
+    let followed = match arguments.timeline {
+        TimelineChoice::Id(id) => id,
+        TimelineChoice::Current => points
+            .last()
+            .map_or(wal::TimelineId::FIRST, |point| point.timeline),
+        TimelineChoice::Latest => contents
+            .plan
+            .segments
+            .iter()
+            .map(|name| name.timeline())
+            .chain(contents.plan.histories.keys().copied())
+            .max()
+            .unwrap_or(wal::TimelineId::FIRST),
+    };
+    let trail = Trail::new(
+        instance,
+        contents,
+        unarchived,
+        history_of(contents, followed),
+    );
+    if matches!(target, Target::Xid(_) | Target::Name(_)) {
+        position = trail.locate(&target, points)?;
+    }
+    if let Target::Time(time) = target
+        && let Some(newest) = points
+            .iter()
+            .filter(|point| point.stop_time < time)
+            .max_by_key(|point| point.stop)
+    {
+        let last = trail.last_transaction(&trail.segments_from(newest))?;
+        if last.is_none_or(|last| last < time) {
+            // PostgreSQL looks for a later commit to stop at, and fails when there is none.
+            note = Some(format!(
+                "no transaction ended at or after {}, so this is the latest state",
+                instant(time)
+            ));
+            target = Target::Latest;
+        }
+    }
+
+    Ok(Aim {
+        target,
+        note,
+        position,
+    })
+}
+
+/// Refuses a directory for `--into` that holds anything.
+fn check_vacant(destination: &Path) -> Result<()> {
+    match fs::read_dir(destination) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(err) => Err(err).with_context(|| format!("list \"{}\"", destination.display())),
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(Hinted::new(
+                format!("\"{}\" is not empty", destination.display()),
+                "name a directory that does not exist yet; nothing was changed",
+            )
+            .into()),
+        },
+    }
+}
+
+/// Decides where each tablespace goes: where the user says, or, in place, to a new directory beside
+/// the old one, which stays with the cluster that is kept.
+fn place_tablespaces(
+    tablespaces: &[Tablespace],
+    arguments: &Arguments,
+    id: &str,
+) -> Result<BTreeMap<u32, PathBuf>> {
+    /// Between a tablespace's own name and the time of the restore that moved it.
+    const MOVED: &str = ".restored-";
+    let mut placed = BTreeMap::new();
+    for tablespace in tablespaces {
+        let mapped = arguments
+            .tablespace_mapping
+            .iter()
+            .find(|(old, _)| *old == tablespace.location)
+            .map(|(_, new)| new.clone());
+        let place = match mapped {
+            Some(new) => new,
+            None if arguments.into.is_none() => {
+                let old = tablespace.location.display().to_string();
+                let stem = old.split(MOVED).next().unwrap_or(&old);
+                PathBuf::from(format!("{stem}{MOVED}{id}"))
+            }
+            None => {
+                return Err(Hinted::new(
+                    format!(
+                        "tablespace {} at \"{}\" is not mapped",
+                        tablespace.oid,
+                        tablespace.location.display()
+                    ),
+                    format!(
+                        "say where it should go, or it would overwrite the running server's: --tablespace-mapping {}=DIRECTORY",
+                        command::quoted(&tablespace.location.display().to_string().replace('=', "\\="))
+                    ),
+                )
+                .into());
+            }
+        };
+        if fs::symlink_metadata(&place).is_ok() {
+            return Err(Hinted::new(
+                format!("\"{}\" exists already", place.display()),
+                "name a directory for the tablespace that does not exist yet; nothing was changed",
+            )
+            .into());
+        }
+        placed.insert(tablespace.oid, place);
+    }
+    Ok(placed)
+}
+
+fn text(plan: &Plan, beside: bool) -> Result<String> {
+    let mut text = String::new();
+    writeln!(text, "Restore of instance \"{}\"", plan.instance)?;
+    writeln!(
+        text,
+        "  target          {}{}",
+        plan.target,
+        if plan.inclusive { "" } else { ", exclusive" }
+    )?;
+    if let Some(note) = &plan.note {
+        writeln!(text, "                  ({note})")?;
+    }
+    writeln!(
+        text,
+        "  starting point  base backup {}, consistent at {} ({})",
+        plan.chain.join(" + "),
+        plan.consistent_at,
+        instant(plan.consistent_time)
+    )?;
+    writeln!(
+        text,
+        "  WAL             timeline {}, at least {} archived files, {} that only the server has",
+        plan.timeline, plan.wal_segments, plan.unarchived_segments
+    )?;
+    writeln!(
+        text,
+        "  into            {} ({} MiB)",
+        plan.destination.display(),
+        plan.content_bytes >> 20
+    )?;
+    for timeline in &plan.also_on {
+        writeln!(
+            text,
+            "  CAREFUL         this moment is on timeline {timeline} too, which was left by a restore: --timeline {timeline} goes there"
+        )?;
+    }
+    for (oid, place) in &plan.tablespaces {
+        writeln!(text, "  tablespace      {oid} into {}", place.display())?;
+    }
+    match &plan.kept {
+        Some(kept) => writeln!(
+            text,
+            "  present cluster is stopped and kept as {}",
+            kept.display()
+        )?,
+        None if beside => writeln!(text, "  present cluster is left alone")?,
+        None => writeln!(text, "  present cluster: there is none")?,
+    }
+    Ok(text)
+}
+
+fn confirm(instance: &str) -> Result<()> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Hinted::new(
+            "nobody is there to confirm",
+            "look at the plan with --plan, then pass --yes",
+        )
+        .into());
+    }
+    tool::print(&format!(
+        "\nType the name of the instance to go on ({instance}): "
+    ))?;
+    let mut line = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .context("read the answer")?;
+    ensure!(
+        line.trim() == instance,
+        "not confirmed; nothing was changed"
+    );
+    Ok(())
+}
+
+/// Builds the restored cluster, recovers it, checks it and puts it in its place.
+fn build(
+    instance: &Instance,
+    repository: &Repository,
+    records: &[Record],
+    staging: &Staging,
+    planned: Planned,
+    in_place: bool,
+    present: &Path,
+) -> Result<Outcome> {
+    let Planned {
+        plan,
+        recovery,
+        choice,
+        record,
+        point,
+    } = planned;
+    let journal = Journal {
+        step: Step::Building,
+        kept: plan.kept.clone(),
+        tablespaces: plan.tablespaces.values().cloned().collect(),
+    };
+    staging.write_journal(&journal)?;
+
+    let begin = Instant::now();
+    if let Err(err) = restore_files(instance, repository, &record, records, staging, &plan) {
+        // Half of a damaged backup is of no use to anybody, and it takes the space that the next
+        // attempt needs.
+        if let Err(err) = staging.discard(&journal.tablespaces) {
+            tool::report("could not remove the unfinished restore", &err);
+        }
+        return Err(err);
+    }
+    // Now that the server has stopped, what it has not archived is complete.
+    let mut contents = instance.contents()?;
+    let unarchived = Unarchived::in_data_directory(present, &contents)?;
+    let segments = unarchived.segments.iter().map(|(_, path)| path);
+    let histories = unarchived.histories.iter().map(|(_, path)| path);
+    for path in segments.chain(histories) {
+        offer(path, &staging.directory.join("pg_wal"))?;
+    }
+    unarchived.add_to(&mut contents);
+    durable_file::sync_file_system_of(&staging.directory)?;
+    let files_seconds = begin.elapsed().as_secs_f64();
+
+    let begin = Instant::now();
+    let end = recover(instance, staging, &recovery, &choice, in_place)?;
+    let replay_seconds = begin.elapsed().as_secs_f64();
+    let last = last_segment(&contents, &unarchived, &choice, &point);
+    check_end(&recovery, &point, &end, last, &contents).map_err(|err| {
+        Hinted::new(
+            format!("the recovery ended in another place than it should: {err:#}"),
+            format!(
+                "the restored files are in \"{}\" for you to look at; the present cluster was not touched, start it again or restore to another target",
+                staging.directory.display()
+            ),
+        )
+    })?;
+    say(&format!(
+        "recovery ended at {} ({}), timeline {}",
+        end.switch_point, end.reason, end.timeline
+    ));
+
+    let spool = staging.directory.join("pg_wal").join(SEGMENT_STAGING);
+    match fs::remove_dir_all(&spool) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+            return Err(err).with_context(|| format!("remove \"{}\"", spool.display()));
+        }
+        _ => {}
+    }
+    staging.write_journal(&Journal {
+        step: Step::Swapping,
+        ..journal
+    })?;
+    staging.swap(plan.kept.as_deref())?;
+    Ok(Outcome {
+        plan,
+        new_timeline: end.timeline.get(),
+        ended_at: end.switch_point,
+        ended_because: end.reason,
+        last_commit: end.last_commit,
+        files_seconds,
+        replay_seconds,
+        downtime_seconds: None,
+    })
+}
+
+fn say(what: &str) {
+    tool::log(Level::Info, format_args!("{what}"));
+}
+
+fn restore_files(
+    instance: &Instance,
+    repository: &Repository,
+    record: &Record,
+    records: &[Record],
+    staging: &Staging,
+    plan: &Plan,
+) -> Result<()> {
+    say(&format!(
+        "restoring the files of base backup {}",
+        record.name
+    ));
+    let progress = Progress::default();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| show_progress(&progress, plan.content_bytes, &done));
+        let result = staging::restore_files(
+            instance.server.programs(),
+            repository,
+            record,
+            records,
+            &staging.directory,
+            &plan.tablespaces,
+            &progress,
+        );
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        result
+    })
+}
+
+/// A bar on a terminal, a line a minute otherwise.
+fn show_progress(progress: &Progress, total: u64, done: &std::sync::atomic::AtomicBool) {
+    const TICK: Duration = Duration::from_millis(100);
+    let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = ProgressBar::new(total);
+        if let Ok(style) =
+            ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+        {
+            bar.set_style(style);
+        }
+        bar
+    });
+    let mut last_line = Instant::now();
+    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+        std::thread::sleep(TICK);
+        match &bar {
+            Some(bar) => bar.set_position(progress.bytes()),
+            None if last_line.elapsed() >= Duration::from_mins(1) => {
+                last_line = Instant::now();
+                say(&format!(
+                    "{} of {} MiB",
+                    progress.bytes() >> 20,
+                    total >> 20
+                ));
+            }
+            None => {}
+        }
+    }
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+}
+
+/// Copies a WAL file that only the old cluster has to where PostgreSQL looks after the archive.
+fn offer(from: &Path, directory: &Path) -> Result<()> {
+    let to = directory.join(from.file_name().unwrap_or_default());
+    let copy = || -> std::io::Result<()> {
+        let mut source = durable_file::open_regular(from)?;
+        let mut sink = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&to)?;
+        durable_file::copy_bytes(&mut source, &mut sink)?;
+        sink.flush()
+    };
+    copy().with_context(|| format!("copy \"{}\" to \"{}\"", from.display(), to.display()))
+}
+
+fn recover(
+    instance: &Instance,
+    staging: &Staging,
+    target: &RecoveryTarget,
+    choice: &Choice,
+    will_archive: bool,
+) -> Result<RecoveryEnd> {
+    say(&format!("replaying WAL up to {}", target.target));
+    let server: &Postgresql = &instance.settings.postgresql;
+    let recovery = Recovery {
+        programs: instance.server.programs().clone(),
+        data_directory: staging.directory.clone(),
+        role: server.role.clone(),
+        log: durable_file::with_suffix(&staging.destination, ".restore.log"),
+        restore_command: restore_command(&instance.config)?,
+        target: target.settings(),
+        timeline: choice.recovery_target_timeline.clone(),
+        will_archive,
+    };
+    let mut files = 0_u64;
+    let mut last_line = Instant::now();
+    recovery.run(|name| {
+        files += 1;
+        if last_line.elapsed() >= Duration::from_mins(1) {
+            last_line = Instant::now();
+            say(&format!("{files} WAL files replayed, now {name}"));
+        }
+    })
+}
+
+/// The restore command with our program, quoted for the shell that PostgreSQL runs it in.
+fn restore_command(config: &Path) -> Result<String> {
+    let program = sibling("pg-restore-wal")?;
+    // A percent sign would begin one of PostgreSQL's own placeholders.
+    let word = |path: &Path| quoted(&path.display().to_string()).replace('%', "%%");
+    Ok(format!(
+        "{} --config {} \"%f\" \"%p\"",
+        word(&program),
+        word(config)
+    ))
+}
+
+/// Another of our programs, which is installed beside this one.
+fn sibling(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find this program")?;
+    let program = own.with_file_name(name);
+    ensure!(program.exists(), "\"{}\" is missing", program.display());
+    Ok(program)
+}
+
+/// The last segment that the recovery could have read.
+fn last_segment(
+    contents: &Contents,
+    unarchived: &Unarchived,
+    choice: &Choice,
+    point: &StartingPoint,
+) -> Option<SegmentName> {
+    let first = SegmentName::containing(point.timeline, point.start, contents.plan.segment_size);
+    stretch(contents, unarchived, &choice.history, first)
+        .last()
+        .map(|segment| segment.name)
+}
+
+/// Whether a recovery ended where it was meant to. PostgreSQL says in the history of the new
+/// timeline why it ended; for some ends it says so only there.
+fn check_end(
+    target: &RecoveryTarget,
+    point: &StartingPoint,
+    end: &RecoveryEnd,
+    last: Option<SegmentName>,
+    contents: &Contents,
+) -> Result<()> {
+    let reason = end.reason.trim();
+    ensure!(
+        end.switch_point >= point.stop,
+        "it ended at {}, before the base backup is consistent at {}",
+        end.switch_point,
+        point.stop
+    );
+    let side = if target.inclusive { "after" } else { "before" };
+    let as_meant = match &target.target {
+        Target::Latest => {
+            let last = last.ok_or_else(|| anyhow!("there is no WAL"))?;
+            let start = last.start(contents.plan.segment_size);
+            ensure!(
+                end.switch_point >= start,
+                "it ended at {}, but there is WAL up to \"{last}\"",
+                end.switch_point
+            );
+            reason == "no recovery target specified"
+        }
+        Target::Immediate => reason == "reached consistency",
+        Target::Time(_) => reason.starts_with("before 2") || reason.starts_with("after 2"),
+        Target::Xid(xid) => reason == format!("{side} transaction {xid}"),
+        Target::Lsn(_) => reason.starts_with(&format!("{side} LSN ")),
+        Target::Name(name) => reason == format!("at restore point \"{name}\""),
+    };
+    if !as_meant {
+        bail!("it ended at {} for this reason: {reason}", end.switch_point);
+    }
+    Ok(())
+}
+
+/// Keeps a cluster that was restored beside the running one from writing into its archive.
+fn stay_out_of_the_archive(data_directory: &Path) -> Result<()> {
+    let path = data_directory.join("postgresql.auto.conf");
+    let mut text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(err) => return Err(err).with_context(|| format!("read \"{}\"", path.display())),
+    };
+    text.push_str("# This is a copy. Its WAL must not get into the archive of the original.\narchive_mode = 'off'\n");
+    durable_file::replace(&path, text.as_bytes())
+}
+
+fn finish(
+    instance: &Instance,
+    arguments: &Arguments,
+    outcome: &Outcome,
+    in_place: bool,
+) -> Result<()> {
+    if arguments.json {
+        tool::print(&(serde_json::to_string_pretty(outcome)? + "\n"))?;
+    } else {
+        tool::print(&done_text(instance, outcome, in_place)?)?;
+    }
+    if !in_place || arguments.no_backup {
+        return Ok(());
+    }
+    // Restores to a moment from now on start here, without the way over the old timeline.
+    say("taking a base backup of the restored cluster");
+    Command::new(sibling("pg-base-backup")?)
+        .arg("--config")
+        .arg(&instance.config)
+        .arg("--full")
+        .run()
+        .map(drop)
+        .map_err(|err| {
+            Hinted::new(
+                format!("the restore is complete, but the base backup after it failed: {err:#}"),
+                "run pg-base-backup once its cause is mended",
+            )
+            .into()
+        })
+}
+
+fn done_text(instance: &Instance, outcome: &Outcome, in_place: bool) -> Result<String> {
+    let plan = &outcome.plan;
+    let mut text = String::new();
+    writeln!(
+        text,
+        "\nRestored to {} on timeline {}, files in {:.1} s, replay in {:.1} s{}.",
+        outcome.ended_at,
+        outcome.new_timeline,
+        outcome.files_seconds,
+        outcome.replay_seconds,
+        outcome
+            .downtime_seconds
+            .map_or_else(String::new, |seconds| format!(
+                ", {seconds:.1} s without a server"
+            ))
+    )?;
+    if let Some(time) = &outcome.last_commit {
+        writeln!(text, "The last transaction in it was at {time}.")?;
+    }
+    if let Some(kept) = &plan.kept {
+        writeln!(
+            text,
+            "The cluster as it was before is in {}; remove it when you are sure.",
+            kept.display()
+        )?;
+    }
+    if !in_place {
+        let programs = &instance.settings.postgresql.bin_directory;
+        writeln!(
+            text,
+            "Start it on another port and socket, with archiving off as it is:\n  {} start --pgdata {} --options '-p 5433 -k {}'",
+            programs.join("pg_ctl").display(),
+            plan.destination.display(),
+            plan.destination.display()
+        )?;
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! `backstay windows`: from when to when a restore can reach, and what is missing.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use restore_plan::Window;
+use serde::Serialize;
+use wal::{Lsn, TimelineHistory, TimelineId};
+
+use crate::instance::{Contents, Instance, starting_points};
+use crate::locate::Trail;
+
+/// A window with the time of its end.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    #[serde(flatten)]
+    window: Window,
+    /// Time of the last transaction in the window; nothing where it holds none.
+    to_time: Option<Timestamp>,
+}
+
+pub fn show(instance: &Instance, json: bool) -> Result<()> {
+    let shown = collect(instance)?;
+    if json {
+        return tool::print(&(serde_json::to_string_pretty(&shown)? + "\n"));
+    }
+    tool::print(&text(&instance.settings.instance, &shown)?)
+}
+
+fn collect(instance: &Instance) -> Result<Vec<Shown>> {
+    let records = instance.repository()?.list()?;
+    let points = starting_points(&records);
+    let mut contents = instance.contents()?;
+    let unarchived = instance.unarchived(&contents)?;
+    unarchived.add_to(&mut contents);
+    let mut ends: BTreeMap<(TimelineId, Lsn), Option<Timestamp>> = BTreeMap::new();
+    let mut shown = Vec::new();
+    for window in restore_plan::windows(&points, &contents.plan) {
+        let key = (window.timeline, window.to);
+        if let std::collections::btree_map::Entry::Vacant(e) = ends.entry(key) {
+            let end = match points.iter().find(|point| point.id == window.point) {
+                Some(point) if window.restorable => {
+                    let history = history_of(&contents, window.timeline);
+                    let trail = Trail::new(instance, &contents, &unarchived, history);
+                    let mut segments = trail.segments_from(point);
+                    let size = contents.plan.segment_size;
+                    segments.retain(|segment| segment.name.start(size) < window.to);
+                    trail.last_transaction(&segments)?
+                }
+                _ => None,
+            };
+            e.insert(end);
+        }
+        // The segment in which the backup ended begins with transactions that are part of it.
+        let to_time = ends
+            .get(&key)
+            .copied()
+            .flatten()
+            .filter(|end| *end > window.from_time);
+        shown.push(Shown { window, to_time });
+    }
+    Ok(shown)
+}
+
+/// The history of a timeline; one without a history file began by itself.
+pub fn history_of(contents: &Contents, timeline: TimelineId) -> TimelineHistory {
+    contents
+        .plan
+        .histories
+        .get(&timeline)
+        .cloned()
+        .unwrap_or_else(|| TimelineHistory::without_parents(timeline))
+}
+
+fn text(instance: &str, shown: &[Shown]) -> Result<String> {
+    let mut text = String::new();
+    if shown.is_empty() {
+        writeln!(
+            text,
+            "Instance \"{instance}\" has no base backup, so nothing can be restored."
+        )?;
+        writeln!(text, "hint: take one with pg-base-backup")?;
+        return Ok(text);
+    }
+    writeln!(
+        text,
+        "Instance \"{instance}\" can be restored to any moment in these windows:\n"
+    )?;
+    for Shown { window, to_time } in shown {
+        writeln!(
+            text,
+            "base backup {}, timeline {}{}",
+            window.point,
+            window.timeline,
+            if window.restorable {
+                ""
+            } else {
+                ": CANNOT BE RESTORED"
+            }
+        )?;
+        writeln!(
+            text,
+            "  from  {}  {}",
+            instant(window.from_time),
+            window.from
+        )?;
+        match to_time {
+            Some(time) => writeln!(text, "  to    {}  {}", instant(*time), window.to)?,
+            None => writeln!(text, "  to    (no transaction since)         {}", window.to)?,
+        }
+        if !window.missing.is_empty() {
+            writeln!(
+                text,
+                "  missing after that: {} WAL files",
+                window.missing.count
+            )?;
+            for name in window.missing.segments.iter().take(10) {
+                writeln!(text, "    {name}")?;
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// A time as a person reads it, in UTC and saying so.
+pub fn instant(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S%.3f UTC").to_string()
+}

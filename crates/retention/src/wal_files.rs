@@ -1,0 +1,239 @@
+//! Which files of the WAL archive are kept, given the backups that are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wal::{Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
+
+use crate::clusters::{Cluster, Clusters};
+use crate::plan::Keeper;
+use crate::types::KeptWal;
+
+/// The last segment of a range that has no end.
+const OPEN: u64 = u64::MAX;
+
+/// What is kept of the WAL of one timeline.
+#[derive(Debug)]
+enum Extent {
+    /// Everything, for this reason.
+    All(&'static str),
+    /// Some segments, by number.
+    Some {
+        size: SegmentSize,
+        /// The segment in which the timeline begins. An earlier one cannot be there, and would stay
+        /// if it was.
+        begin: u64,
+        /// First and last of each range to keep, in order; [`OPEN`] for one without an end.
+        ranges: Vec<(u64, u64)>,
+    },
+    /// Nothing.
+    None,
+}
+
+/// Says which files go, and what stays of each timeline.
+pub(crate) fn judge(keeper: &Keeper<'_>) -> (Vec<(SystemIdentifier, WalFileName)>, Vec<KeptWal>) {
+    let clusters = keeper.clusters;
+    let mut extents: BTreeMap<(SystemIdentifier, TimelineId), Extent> = BTreeMap::new();
+    for (identifier, cluster) in &clusters.by_identifier {
+        for timeline in cluster.timelines.keys() {
+            let extent = extent(keeper, *identifier, cluster, *timeline);
+            extents.insert((*identifier, *timeline), extent);
+        }
+    }
+    let mut removed: Vec<(SystemIdentifier, WalFileName)> = clusters
+        .inventory
+        .wal
+        .iter()
+        .copied()
+        .filter(|(identifier, name)| {
+            let extent = extents.get(&(*identifier, name.timeline()));
+            match (name.segment(), extent) {
+                (Some(segment), Some(extent)) => !extent.holds(segment),
+                // A history file, which is kept for ever.
+                _ => false,
+            }
+        })
+        .collect();
+    removed.sort_unstable();
+    removed.dedup();
+
+    let with_segments: BTreeSet<(SystemIdentifier, TimelineId)> = clusters
+        .inventory
+        .wal
+        .iter()
+        .filter_map(|(identifier, name)| Some((*identifier, name.segment()?.timeline())))
+        .collect();
+    let texts = with_segments.into_iter().filter_map(|key| {
+        let extent = extents.get(&key)?;
+        let (system_identifier, timeline) = key;
+        Some(KeptWal {
+            system_identifier,
+            timeline,
+            text: extent.text(timeline),
+        })
+    });
+    (removed, texts.collect())
+}
+
+fn extent(
+    keeper: &Keeper<'_>,
+    identifier: SystemIdentifier,
+    cluster: &Cluster,
+    timeline: TimelineId,
+) -> Extent {
+    let clusters = keeper.clusters;
+    if !every_current_cluster_has_a_good_backup(clusters) {
+        return Extent::All("there is no good backup of the current cluster yet");
+    }
+    let kept: Vec<usize> = cluster
+        .backups
+        .iter()
+        .copied()
+        .filter(|index| keeper.kept.contains_key(index))
+        .collect();
+    if kept.is_empty() && !clusters.current.contains(&identifier) {
+        return Extent::None;
+    }
+    let Some(size) = cluster.size else {
+        return Extent::All("its backups do not agree about the segment size");
+    };
+    let Some(of_timeline) = cluster.timelines.get(&timeline) else {
+        return Extent::All("nothing is known of this timeline");
+    };
+    // Without its history a timeline may go on from any backup on a lower one.
+    let may_continue_another = kept
+        .iter()
+        .any(|index| clusters.backup(*index).timeline < timeline);
+    let has_own = kept
+        .iter()
+        .any(|index| clusters.backup(*index).timeline == timeline);
+    if !of_timeline.is_known && (may_continue_another || !has_own) {
+        return Extent::All("its history file is missing, so nobody can say what it belongs to");
+    }
+    let mut leads_here = cluster
+        .backups
+        .iter()
+        .filter(|index| clusters.sound[**index] && of_timeline.passes(clusters.backup(**index)));
+    if keeper.is_in_window(of_timeline) && leads_here.next().is_none() {
+        return Extent::All("no good backup leads to it yet");
+    }
+
+    let number = |lsn: Lsn| lsn.0 / size.bytes();
+    let begin = of_timeline.history.begin_of(timeline).map_or(0, number);
+    let mut ranges = BTreeSet::new();
+    let mut keep = |first: u64, last: u64| {
+        let first = first.max(begin);
+        if first <= last {
+            ranges.insert((first, last));
+        }
+    };
+    for index in kept {
+        let backup = clusters.backup(index);
+        // Its own timeline in any case, even if the history file contradicts the backup.
+        if of_timeline.passes(backup) || backup.timeline == timeline {
+            let last_byte = backup.stop.0.saturating_sub(1).max(backup.start.0);
+            let is_open = keeper.window.contains(&index);
+            keep(
+                number(backup.start),
+                if is_open {
+                    OPEN
+                } else {
+                    number(Lsn(last_byte))
+                },
+            );
+        }
+    }
+    for (of, target, index) in &keeper.paths {
+        if *of != identifier {
+            continue;
+        }
+        // What a recovery to the target timeline can read of this one's files, from the backup on.
+        // The first of them begins with a copy of the older timelines' WAL, so it may be of use
+        // even where the path leaves this timeline at once.
+        let Some(target) = cluster.timelines.get(target) else {
+            continue;
+        };
+        if !target.history.contains(timeline) {
+            continue;
+        }
+        let start = clusters.backup(*index).start;
+        let end = target.history.switch_point_of(timeline);
+        if end.is_none_or(|end| start < end) {
+            keep(
+                number(start),
+                end.map_or(OPEN, |end| number(Lsn(end.0 - 1))),
+            );
+        }
+    }
+    Extent::Some {
+        size,
+        begin,
+        ranges: merge(ranges),
+    }
+}
+
+/// The same segments in as few ranges as possible.
+fn merge(ranges: BTreeSet<(u64, u64)>) -> Vec<(u64, u64)> {
+    let mut merged: Vec<(u64, u64)> = Vec::new();
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
+}
+
+fn every_current_cluster_has_a_good_backup(clusters: &Clusters<'_>) -> bool {
+    clusters.current.iter().all(|identifier| {
+        let cluster = clusters.by_identifier.get(identifier);
+        cluster.is_some_and(|c| c.backups.iter().any(|index| clusters.sound[*index]))
+    })
+}
+
+impl Extent {
+    fn holds(&self, segment: SegmentName) -> bool {
+        match self {
+            Self::All(_) => true,
+            Self::None => false,
+            Self::Some {
+                size,
+                begin,
+                ranges,
+            } => match segment.number(*size) {
+                Ok(number) => {
+                    number < *begin
+                        || ranges
+                            .iter()
+                            .any(|(first, last)| (*first..=*last).contains(&number))
+                }
+                // The name is none of this cluster's, so it cannot be judged.
+                Err(_) => true,
+            },
+        }
+    }
+
+    fn text(&self, timeline: TimelineId) -> String {
+        match self {
+            Self::All(why) => format!("all: {why}"),
+            Self::None => "nothing: it is of a cluster without backups".to_owned(),
+            Self::Some { ranges, .. } if ranges.is_empty() => {
+                "nothing: no kept backup leads to it".to_owned()
+            }
+            Self::Some { size, ranges, .. } => {
+                let name = |number: u64| name(timeline, number, *size);
+                let texts = ranges.iter().map(|&(first, last)| match last {
+                    OPEN => format!("from {} on", name(first)),
+                    last if last == first => name(first),
+                    last => format!("{} to {}", name(first), name(last)),
+                });
+                texts.collect::<Vec<_>>().join(", ")
+            }
+        }
+    }
+}
+
+fn name(timeline: TimelineId, number: u64, size: SegmentSize) -> String {
+    SegmentName::from_number(timeline, number, size)
+        .map(|name| name.to_string())
+        .unwrap_or_default()
+}

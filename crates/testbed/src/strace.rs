@@ -1,0 +1,72 @@
+//! A program with a fault at one of its system calls, by way of strace.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use command::Command;
+
+use crate::Run;
+
+const STRACE: &str = "/usr/bin/strace";
+
+/// Whether strace is there to be used.
+#[must_use]
+pub fn is_available() -> bool {
+    Path::new(STRACE).exists()
+}
+
+/// How often `command` makes each system call, in all of its threads and children together.
+///
+/// # Errors
+///
+/// Fails when the program cannot be traced or does not end with status 0.
+pub fn count_calls(command: &Command, log: &Path) -> Result<BTreeMap<String, u32>> {
+    let run = Run::of(&traced(command, log, &[]))?.expect_success()?;
+    let text = std::fs::read_to_string(log)
+        .with_context(|| format!("read \"{}\" of {}", log.display(), run.line))?;
+    let mut calls = BTreeMap::new();
+    for line in text.lines() {
+        // With -f each line begins with a process id; `<... read resumed>` is no call of its own.
+        let Some((_, rest)) = line.split_once(' ') else {
+            continue;
+        };
+        let Some((name, _)) = rest.trim_start().split_once('(') else {
+            continue;
+        };
+        if name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.is_empty() {
+            *calls.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    if calls.is_empty() {
+        bail!("strace saw no system call of {}", run.line);
+    }
+    Ok(calls)
+}
+
+/// Runs `command` with `fault`, in strace's words (`signal=SIGKILL`, `error=ENOSPC`), at the
+/// `number`th call of `name`.
+///
+/// # Errors
+///
+/// Fails when the program cannot be traced.
+pub fn run_with_fault(
+    command: &Command,
+    log: &Path,
+    name: &str,
+    fault: &str,
+    number: u32,
+) -> Result<Run> {
+    let inject = format!("inject={name}:{fault}:when={number}");
+    Run::of(&traced(command, log, &["-e", &inject]))
+}
+
+fn traced(command: &Command, log: &Path, arguments: &[&str]) -> Command {
+    command.clone().wrapped_in(
+        STRACE,
+        ["-f", "-qq", "-o", &log.display().to_string()]
+            .iter()
+            .copied()
+            .chain(arguments.iter().copied()),
+    )
+}
