@@ -1,6 +1,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use cluster::{Relations, Tablespace};
@@ -17,6 +19,8 @@ const OURS: &str = ".backstay";
 const REPOSITORY: &str = "repository.json";
 const PARTIAL: &str = ".partial";
 const FORMAT_VERSION: u32 = 1;
+/// How long the removal of an interrupted backup waits for a `pg_basebackup` that was left behind.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Whether a base backup can stand alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -419,17 +423,29 @@ fn is_backup_name(name: &str) -> bool {
         })
 }
 
+/// Removes `path` and everything in it, if it is there.
+///
+/// A killed `pg-base-backup` leaves a `pg_basebackup` behind that goes on making files until it finds
+/// that its directories are gone, so a directory that fills again is emptied again, for a while.
 fn remove_tree(path: &Path) -> Result<()> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(err) => Err(err),
-    };
-    match result {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => {
-            Err(err).with_context(|| format!("remove \"{}\"", path.display()))
+    let deadline = Instant::now() + ORPHAN_PATIENCE;
+    loop {
+        let result = match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+            Ok(_) => fs::remove_file(path),
+            Err(err) => Err(err),
+        };
+        match result {
+            Err(err)
+                if err.kind() == io::ErrorKind::DirectoryNotEmpty && Instant::now() < deadline =>
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                return Err(err).with_context(|| format!("remove \"{}\"", path.display()));
+            }
+            _ => return Ok(()),
         }
-        _ => Ok(()),
     }
 }
 

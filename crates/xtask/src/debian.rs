@@ -19,7 +19,7 @@ pub struct Tool {
 }
 
 /// What the tests use beside the server.
-pub const TEST_TOOLS: [Tool; 4] = [
+pub const TEST_TOOLS: [Tool; 5] = [
     Tool {
         program: "strace",
         package: "strace",
@@ -31,6 +31,10 @@ pub const TEST_TOOLS: [Tool; 4] = [
     Tool {
         program: "lz4",
         package: "lz4",
+    },
+    Tool {
+        program: "faketime",
+        package: "faketime",
     },
     Tool {
         program: "mmdebstrap",

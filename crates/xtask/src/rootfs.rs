@@ -24,13 +24,13 @@ pub const RECIPES: [Recipe; 2] = [
     Recipe {
         major: 17,
         suite: "trixie",
-        packages: "postgresql-17,strace,zstd,lz4",
+        packages: "postgresql-17,strace,zstd,lz4,faketime",
         options: &[],
     },
     Recipe {
         major: 18,
         suite: "sid",
-        packages: "postgresql-18,strace,zstd,lz4",
+        packages: "postgresql-18,strace,zstd,lz4,faketime",
         // A mirror that stands still has lists of sid past their date.
         options: &["--aptopt=Acquire::Check-Valid-Until \"false\""],
     },
