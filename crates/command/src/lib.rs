@@ -512,13 +512,24 @@ mod tests {
 
     #[test]
     fn a_child_that_is_left_behind_is_not_waited_for() {
-        let begin = std::time::Instant::now();
+        let directory = tempfile::tempdir().unwrap();
+        let end = directory.path().join("end");
+        // The child keeps the pipe open until the test lets it end, by a file that it takes away.
         let err = Command::new("/bin/sh")
-            .args(["-c", "sleep 60 & echo a reason >&2; exit 1"])
+            .arg("-c")
+            .arg("{ until rm \"$0\" 2>/dev/null; do sleep 0.05; done; } & echo a reason >&2; exit 1")
+            .arg(&end)
             .run_watching(|_| ())
             .unwrap_err();
-        assert!(err.to_string().ends_with("exited with status 1: a reason"));
-        assert!(begin.elapsed() < Duration::from_secs(30));
+        let message = err.to_string();
+        assert!(
+            message.ends_with("exited with status 1: a reason"),
+            "{message}"
+        );
+        std::fs::write(&end, "").unwrap();
+        while end.exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     #[test]
