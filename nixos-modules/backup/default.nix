@@ -1,0 +1,369 @@
+# Archive, base backups and their copies off-site: from options to settings, units and restic jobs.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  blib = import ../lib.nix { inherit lib pkgs; };
+  helper = import ./helper.nix { inherit lib pkgs; };
+  messages = import ./messages.nix { inherit lib; };
+  inherit (config.modules) notifications;
+  inherit (config.modules.backup) restic;
+
+  instances = blib.enabled config.modules.services.postgresql.instances;
+  having = flag: lib.filterAttrs (_: instance: instance.backup.${flag}) instances;
+  archiving = having "isArchiving";
+  backedUp = having "takesBaseBackups";
+
+  units = import ./units.nix;
+  sources = import ../preseed/sources.nix { inherit lib config; };
+
+  # An upload is only made where there is something to upload into; what is missing is said in
+  # assertions.nix.
+  uploading = lib.filterAttrs (
+    _: instance:
+    let
+      inherit (instance.backup.restic.resolved) url passwordFile;
+    in
+    url != null && !messages.hasPassword url && passwordFile != null
+  ) (having "copiesOffSite");
+
+  instanceModule =
+    { name, config, ... }:
+    let
+      cfg = config.backup;
+      repository = cfg.restic.resolved;
+      unit = units name;
+      datasets = sources.datasetsOf config;
+    in
+    {
+      config = {
+        serverSettings = lib.mkIf cfg.isArchiving {
+          archive_timeout = cfg.walArchive.archiveTimeout;
+        };
+
+        writablePaths =
+          # The server runs pg-archive-wal.
+          lib.optional cfg.isArchiving cfg.walArchive.directory
+          # Before the server starts, pg-init marks the directory as this instance's. "-": a backup disk
+          # that is missing must not keep the server down.
+          ++ lib.optional cfg.takesBaseBackups "-${cfg.baseBackup.directory}";
+
+        programSettings = {
+          # Always there: pg-restore-wal reads the archive of an instance that no longer writes to it.
+          archive = {
+            inherit (cfg.walArchive)
+              directory
+              workAheadSegments
+              threads
+              archiveDeadlineSeconds
+              restoreDeadlineSeconds
+              prefetchMebibytes
+              furtherDirectories
+              ;
+            compression = {
+              inherit (cfg.walArchive.compression) algorithm level;
+            };
+          };
+
+          baseBackup = lib.mkIf cfg.takesBaseBackups {
+            inherit (cfg.baseBackup)
+              directory
+              format
+              tarCompression
+              maximumRateKibibytesPerSecond
+              fastCheckpoint
+              walDeadlineSeconds
+              ;
+            incremental =
+              if cfg.baseBackup.incremental.enable then
+                { inherit (cfg.baseBackup.incremental) chainLength; }
+              else
+                null;
+          };
+
+          retention = lib.mkIf (cfg.isArchiving || cfg.takesBaseBackups) {
+            days = cfg.walArchive.retentionDays;
+            inherit (cfg.baseBackup.retention) daily weekly monthly;
+            inherit (cfg.baseBackup) minimumGood;
+          };
+
+          # On ZFS, snapshots are restore points too.
+          snapshots = lib.mkIf (cfg.enable && datasets.data != null) {
+            dataset = datasets.data;
+            archiveDataset = datasets.archive;
+          };
+
+          # Read by people's `backstay` and by drills, not only by the jobs, so the repository is named
+          # even where something else copies into it. The paths are those of the secrets
+          # themselves: a unit that may not read them has them as the credentials restic-password and
+          # restic-environment.
+          restic = lib.mkIf (cfg.enable && cfg.restic.enable && repository.url != null) [
+            {
+              inherit (repository) name passwordFile environmentFile;
+              repository = repository.url;
+              jobs = lib.optionals cfg.copiesOffSite (
+                lib.optional cfg.isArchiving {
+                  job = "wal";
+                  unit = unit.resticWal;
+                }
+                ++ lib.optional cfg.takesBaseBackups {
+                  job = "base";
+                  unit = unit.resticBase;
+                }
+              );
+            }
+          ];
+        };
+      };
+    };
+
+  # What is in the way for a moment costs a quarter of an hour and not the whole run. OnFailure= comes
+  # after the fifth try, which is well within the interval: a limit that is never reached would make
+  # a unit fail for ever without a word.
+  tryAgain = {
+    startLimitIntervalSec = 2 * 60 * 60;
+    startLimitBurst = 5;
+    serviceConfig = {
+      Restart = "on-failure";
+      RestartSec = "15min";
+    };
+  };
+
+  # Reading all data leaves the disks to the queries.
+  inTheBackground.serviceConfig = {
+    Nice = 10;
+    IOSchedulingClass = "idle";
+  };
+
+  baseBackupUnit =
+    name: instance:
+    let
+      unit = units name;
+    in
+    lib.nameValuePair "postgresql-basebackup-${name}" (
+      lib.mkMerge [
+        (helper {
+          inherit name instance;
+          program = "pg-base-backup";
+          preset = blib.hardening.helper;
+          writable = [ instance.backup.baseBackup.directory ];
+          mounts = instance.backupMounts;
+        })
+        {
+          description = "Base backup of the PostgreSQL instance ${name}";
+          # The server has to answer. It is not required: a backup must not start a server that
+          # somebody has stopped, for a restore perhaps. It fails and says so.
+          after = [ unit.server ];
+          # What was taken is copied off-site at once. The job's own timer tries again what fails here.
+          onSuccess =
+            lib.optional (
+              uploading ? ${name} && restic.jobs."postgresql-${name}-base".enable
+            ) unit.resticBase
+            ++ notifications.onSuccess "postgresql-backup-failure";
+          onFailure = notifications.onFailure "postgresql-backup-failure";
+        }
+        # The server may be restarting, pg-prune may hold the lock.
+        tryAgain
+        inTheBackground
+      ]
+    );
+
+  pruneUnit =
+    name: instance:
+    let
+      unit = units name;
+    in
+    lib.nameValuePair "postgresql-walprune-${name}" (
+      lib.mkMerge [
+        (helper {
+          inherit name instance;
+          program = "pg-prune";
+          preset = blib.hardening.helper;
+          writable = [
+            instance.backup.walArchive.directory
+            instance.backup.baseBackup.directory
+          ];
+          mounts = instance.backupMounts;
+        })
+        {
+          description = "Removal of expired base backups and WAL of the PostgreSQL instance ${name}";
+          # Whoever is reading or writing a backup finishes first: a file that is removed under an
+          # upload makes the upload incomplete, and a drill or a backup holds a lock that would make
+          # this fail. None of them is started by it.
+          after = [
+            unit.baseBackup
+          ]
+          ++ lib.optional instance.drill.enable unit.drill
+          ++ lib.optionals (uploading ? ${name}) [
+            unit.resticWal
+            unit.resticBase
+          ];
+          onFailure = notifications.onFailure "postgresql-prune-failure";
+          onSuccess = notifications.onSuccess "postgresql-prune-failure";
+        }
+        # A person may be restoring.
+        tryAgain
+        inTheBackground
+      ]
+    );
+
+  # The mount points that a directory needs, out of those that the instance knows.
+  mountsOf =
+    instance: directory:
+    lib.filter (mount: mount == directory || lib.hasPrefix (mount + "/") directory) (
+      lib.unique (instance.requiredMounts ++ instance.backupMounts)
+    );
+
+  # What is copied off-site. A user may change all but what is copied and how it is found again.
+  walJob =
+    name: instance:
+    let
+      inherit (instance.backup.walArchive) directory syncInterval;
+    in
+    {
+      repository = instance.backup.restic.resolved.name;
+      # What a repository in a directory gets is readable for its writer only, and restores, drills and
+      # pg-restore-wal read it as the server's user.
+      user = lib.mkDefault instance.user;
+      paths = [ directory ];
+      # Files that are being written. They are not part of the archive yet.
+      excludePatterns = [ "${directory}/incoming" ];
+      tags = [
+        "postgresql"
+        name
+        "wal-archive"
+      ];
+      schedule = lib.mkDefault syncInterval;
+      # Short, since a copy that is late is late by that much when the host is lost.
+      randomizedDelaySeconds = lib.mkDefault 10;
+      requiredMounts = mountsOf instance directory;
+    };
+
+  baseJob =
+    name: instance:
+    let
+      inherit (instance.backup.baseBackup) directory schedule;
+    in
+    {
+      repository = instance.backup.restic.resolved.name;
+      # What a repository in a directory gets is readable for its writer only, and restores, drills and
+      # pg-restore-wal read it as the server's user.
+      user = lib.mkDefault instance.user;
+      paths = [ directory ];
+      # A base backup that is being taken or removed.
+      excludePatterns = [ "${directory}/*.partial" ];
+      tags = [
+        "postgresql"
+        name
+        "base-backup"
+      ];
+      # Each base backup starts this job when it has been taken. The timer is for what failed then: a
+      # network that was away in the night must not cost the day's copy. If there is nothing new it
+      # makes no snapshot.
+      schedule = lib.mkDefault schedule;
+      randomizedDelaySeconds = lib.mkDefault 3600;
+      # One that is just being taken is waited for.
+      after = [ (units name).baseBackup ];
+      requiredMounts = mountsOf instance directory;
+    };
+
+  # Repositories that instances describe themselves, which need no other declaration: the description of
+  # the first instance. That all agree is checked in assertions.nix.
+  described =
+    let
+      describing = lib.filterAttrs (
+        _: instance:
+        let
+          inherit (instance.backup) enable restic;
+        in
+        enable
+        && restic.enable
+        && restic.repositoryUrl != null
+        && !messages.hasPassword restic.repositoryUrl
+      ) instances;
+      nameOf = name: (units name).repository instances.${name}.backup.restic.repositoryName;
+    in
+    lib.mapAttrs (_: names: instances.${lib.head names}.backup.restic) (
+      lib.groupBy nameOf (lib.attrNames describing)
+    );
+
+  timer = schedule: delay: {
+    wantedBy = [ "timers.target" ];
+    timerConfig = {
+      OnCalendar = schedule;
+      # What was due while the host was off is made up for.
+      Persistent = true;
+      # Instances with the same schedule do not read all disks at once.
+      RandomizedDelaySec = delay;
+    };
+  };
+in
+{
+  imports = [
+    ./options.nix
+    ./assertions.nix
+    # Read here: the instance itself, monitoring.enable and drill.enable, repositories and jobs, datasets,
+    # notifications. Only options of the areas that import this one.
+    ../instances
+    ../monitoring/options.nix
+    ../notifications
+    ../restic
+    ../storage
+  ];
+
+  options.modules.services.postgresql.instances = lib.mkOption {
+    type = lib.types.attrsOf (lib.types.submodule instanceModule);
+  };
+
+  config = {
+    modules.backup.restic = {
+      repositories = lib.mapAttrs (
+        _: repository:
+        lib.mapAttrs (_: lib.mkDefault) (
+          lib.filterAttrs (_: value: value != null) {
+            url = repository.repositoryUrl;
+            inherit (repository) passwordFile environmentFile;
+          }
+        )
+      ) described;
+
+      jobs = lib.mkMerge [
+        (lib.mapAttrs' (
+          name: instance: lib.nameValuePair "postgresql-${name}-wal" (walJob name instance)
+        ) (lib.filterAttrs (_: instance: instance.backup.isArchiving) uploading))
+        (lib.mapAttrs' (
+          name: instance: lib.nameValuePair "postgresql-${name}-base" (baseJob name instance)
+        ) (lib.filterAttrs (_: instance: instance.backup.takesBaseBackups) uploading))
+      ];
+    };
+
+    systemd.services = lib.mkMerge [
+      (lib.mapAttrs' baseBackupUnit backedUp)
+      (lib.mapAttrs' pruneUnit archiving)
+    ];
+
+    systemd.timers = lib.mkMerge [
+      (lib.mapAttrs' (
+        name: instance:
+        lib.nameValuePair "postgresql-basebackup-${name}" (
+          timer instance.backup.baseBackup.schedule "30min"
+          // {
+            description = "Schedule of the base backups of the PostgreSQL instance ${name}";
+          }
+        )
+      ) backedUp)
+      (lib.mapAttrs' (
+        name: instance:
+        lib.nameValuePair "postgresql-walprune-${name}" (
+          timer instance.backup.pruneSchedule "15min"
+          // {
+            description = "Schedule of the removal of expired backups of the PostgreSQL instance ${name}";
+          }
+        )
+      ) archiving)
+    ];
+  };
+}

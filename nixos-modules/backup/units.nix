@@ -1,0 +1,13 @@
+# Names of what belongs to an instance and is referred to elsewhere. A name that is written twice is
+# misspelt once, and systemd orders after a unit that does not exist without a word.
+name: {
+  server = "postgresql-${name}.service";
+  baseBackup = "postgresql-basebackup-${name}.service";
+  drill = "postgresql-restore-drill-${name}.service";
+  preseed = "preseed-postgresql-${name}.service";
+  resticWal = "restic-backups-postgresql-${name}-wal.service";
+  resticBase = "restic-backups-postgresql-${name}-base.service";
+
+  # The restic repository that the instance names, or describes without a name.
+  repository = named: if named != null then named else "postgresql-${name}";
+}

@@ -1,0 +1,265 @@
+# Checks, metrics, objectives and rehearsed restores: from options to settings and units.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  blib = import ../lib.nix { inherit lib pkgs; };
+  helper = import ../backup/helper.nix { inherit lib pkgs; };
+  privileges = import ../backup/privileges.nix { inherit lib pkgs; };
+  messages = import ../backup/messages.nix { inherit lib; };
+  restic = import ../restic/places.nix { inherit lib config; };
+  units = import ../backup/units.nix;
+  inherit (config.modules) notifications;
+
+  instances = blib.enabled config.modules.services.postgresql.instances;
+  checked = lib.filterAttrs (_: instance: instance.healthCheck.enable) instances;
+  drilled = lib.filterAttrs (_: instance: instance.drill.enable) instances;
+  measured = lib.filterAttrs (_: instance: instance.monitoring.enable) instances;
+
+  # Every instance has the same one.
+  metricsDirectory = (lib.head (lib.attrValues measured)).paths.metrics;
+  metricsGroup = "backstay-metrics";
+
+  instanceModule =
+    { config, ... }:
+    let
+      inherit (config)
+        drill
+        healthCheck
+        monitoring
+        objectives
+        ;
+      whenAny = values: lib.mkIf (lib.any (value: value != null) (lib.attrValues values)) values;
+    in
+    {
+      config = {
+        # pg-archive-wal is run by the server, and writes its metrics from there.
+        writablePaths = lib.mkIf monitoring.enable [ config.paths.metrics ];
+
+        programSettings = {
+          metrics = lib.mkIf monitoring.enable { directory = config.paths.metrics; };
+
+          objectives = whenAny { inherit (objectives) rpoSeconds offsiteRpoSeconds rtoSeconds; };
+
+          healthCheck = lib.mkIf healthCheck.enable {
+            inherit (healthCheck) checkReplicationLag;
+            maximumReplicationLagSeconds = healthCheck.maxReplicationLagSeconds;
+            maximumArchiveLagSeconds = healthCheck.maxArchiveLagSeconds;
+            maximumBaseBackupAgeSeconds = healthCheck.maxBaseBackupAgeSeconds;
+            minimumFreeBytes = blib.sizeBytes healthCheck.minimumFree;
+            maximumConnectionsPercent = healthCheck.maxConnectionsPercent;
+          };
+
+          drill = lib.mkIf drill.enable {
+            inherit (drill) directory deadlineSeconds;
+            sources = lib.unique drill.sources;
+            minimumFreeBytes = blib.sizeBytes drill.minimumFree;
+            checks = map (check: { inherit (check) database query expect; }) drill.checks;
+          };
+        };
+      };
+    };
+
+  healthCheckUnit =
+    name: instance:
+    lib.nameValuePair "postgresql-healthcheck-${name}" (
+      lib.mkMerge [
+        (helper {
+          inherit name instance;
+          program = "pg-healthcheck";
+          preset = blib.hardening.helper;
+          writable = [ instance.paths.state ];
+        })
+        {
+          description = "Health check of the PostgreSQL instance ${name}";
+          # While the server is still starting there is nothing to say. It is not required: that it does
+          # not run is what this has to find.
+          after = [ (units name).server ];
+          onFailure = notifications.onFailure "postgresql-health-failure";
+          onSuccess = notifications.onSuccess "postgresql-health-failure";
+          serviceConfig = {
+            # A check that hangs has found something.
+            TimeoutStartSec = "5min";
+          };
+        }
+      ]
+    );
+
+  healthCheckTimer =
+    name: instance:
+    lib.nameValuePair "postgresql-healthcheck-${name}" {
+      description = "Schedule of the health checks of the PostgreSQL instance ${name}";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnBootSec = "2min";
+        OnUnitActiveSec = instance.healthCheck.interval;
+        # The default of a minute would be as long as the interval.
+        AccuracySec = "1s";
+        # The checks of many instances do not start in the same second.
+        RandomizedDelaySec = "5s";
+      };
+    };
+
+  drillUnit =
+    name: instance:
+    let
+      inherit (instance) drill;
+      uses = lib.flip lib.elem drill.sources;
+      repository = instance.backup.restic.resolved;
+      # What is missing is said in assertions.nix.
+      usesRestic = uses "restic" && repository.url != null && repository.passwordFile != null;
+      isDirectory = usesRestic && restic.isDirectory repository.url;
+      usesNetwork = usesRestic && !isDirectory;
+      preset =
+        if uses "snapshot" then
+          privileges.datasets { network = usesNetwork; }
+        else if isDirectory then
+          privileges.readingEverything
+        else if usesNetwork then
+          blib.hardening.network
+        else
+          blib.hardening.helper;
+      escape = lib.replaceStrings [ "%" ] [ "%%" ];
+    in
+    lib.nameValuePair "postgresql-restore-drill-${name}" (
+      lib.mkMerge [
+        (helper {
+          inherit name instance preset;
+          program = "pg-drill";
+          writable = [
+            drill.directory
+            instance.paths.state
+          ]
+          # A restore takes a lock beside the base backups.
+          ++ lib.optional (uses "local") instance.paths.backups;
+          mounts = lib.optionals (uses "local") instance.backupMounts;
+        })
+        {
+          description = "Restore drill of the PostgreSQL instance ${name}";
+          # Whatever is mounted on the way to the scratch directory.
+          unitConfig.RequiresMountsFor = [ drill.directory ];
+          # The copy is compared with the server, so a server that is starting is waited for. It is not
+          # required: a backup can be restored without it.
+          after = [
+            (units name).server
+          ]
+          # A base backup that is being taken is the one to restore.
+          ++ lib.optional instance.backup.takesBaseBackups (units name).baseBackup
+          # The repository is on another host.
+          ++ lib.optional usesNetwork "network-online.target"
+          # The repository is a directory, perhaps on a NAS.
+          ++ lib.optional isDirectory "remote-fs.target";
+          wants =
+            lib.optional usesNetwork "network-online.target" ++ lib.optional isDirectory "remote-fs.target";
+          onFailure = notifications.onFailure "postgresql-drill-failure";
+          onSuccess = notifications.onSuccess "postgresql-drill-failure";
+          path =
+            lib.optionals usesRestic [
+              pkgs.restic
+              # For repositories behind sftp.
+              pkgs.openssh
+            ]
+            # The userland that came with the running kernel's module; another version may not speak to it.
+            ++ lib.optional (uses "snapshot") "/run/booted-system/sw";
+          serviceConfig = lib.mkMerge [
+            {
+              # A rehearsal leaves the disks and the processors to the real thing.
+              Nice = 15;
+              IOSchedulingClass = "idle";
+              # The drill ends itself before, and removes the copy.
+              TimeoutStartSec = drill.deadlineSeconds + 15 * 60;
+            }
+            (lib.mkIf usesRestic {
+              # By these names the program looks for what the settings say of the repository.
+              LoadCredential = [
+                "restic-password:${escape repository.passwordFile}"
+              ]
+              ++ lib.optional (
+                repository.environmentFile != null
+              ) "restic-environment:${escape repository.environmentFile}";
+            })
+          ];
+        }
+      ]
+    );
+
+  drillTimer =
+    name: instance:
+    lib.nameValuePair "postgresql-restore-drill-${name}" {
+      description = "Schedule of the restore drills of the PostgreSQL instance ${name}";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnCalendar = instance.drill.schedule;
+        # What was due while the host was off is made up for.
+        Persistent = true;
+        # Instances with the same schedule do not read all disks at once.
+        RandomizedDelaySec = "1h";
+      };
+    };
+in
+{
+  imports = [
+    ./options.nix
+    ./assertions.nix
+    # Read here: the instance itself, its backups and their repository, notifications.
+    ../backup
+    ../instances
+    ../notifications
+    ../restic
+  ];
+
+  options.modules.services.postgresql.instances = lib.mkOption {
+    type = lib.types.attrsOf (lib.types.submodule instanceModule);
+  };
+
+  config = {
+    systemd.services = lib.mkMerge [
+      (lib.mapAttrs' healthCheckUnit checked)
+      (lib.mapAttrs' drillUnit drilled)
+    ];
+    systemd.timers = lib.mkMerge [
+      (lib.mapAttrs' healthCheckTimer checked)
+      (lib.mapAttrs' drillTimer drilled)
+    ];
+
+    systemd.tmpfiles.settings = lib.mkMerge [
+      (lib.mkIf (measured != { }) {
+        # Written by root and by the users of all instances, read by everybody. With the sticky bit
+        # nobody removes or replaces a file of somebody else, which one directory for several users
+        # would otherwise allow.
+        "10-backstay-metrics".${metricsDirectory}.d = {
+          mode = "3775";
+          user = "root";
+          group = metricsGroup;
+        };
+      })
+      (lib.mkIf (drilled != { }) {
+        "10-postgresql-drill" = lib.mkMerge (
+          lib.mapAttrsToList (
+            _: instance:
+            # One that cannot be used is refused in assertions.nix.
+            lib.optionalAttrs (messages.directoryProblem instance.drill.directory == null) {
+              ${instance.drill.directory}.d = {
+                mode = "0700";
+                inherit (instance) user group;
+              };
+            }
+          ) drilled
+        );
+      })
+    ];
+
+    users.groups = lib.mkIf (measured != { }) {
+      ${metricsGroup}.members = lib.naturalSort (
+        lib.unique (lib.mapAttrsToList (_: instance: instance.user) measured)
+      );
+    };
+
+    services.prometheus.exporters.node.extraFlags = lib.mkIf (measured != { }) [
+      "--collector.textfile.directory=${metricsDirectory}"
+    ];
+  };
+}

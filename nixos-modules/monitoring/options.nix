@@ -1,0 +1,280 @@
+# What a user declares of checks, metrics, objectives and rehearsed restores of an instance.
+{
+  lib,
+  pkgs,
+  ...
+}:
+let
+  blib = import ../lib.nix { inherit lib pkgs; };
+  intervalOf = import ../backup/interval.nix { inherit lib; };
+  inherit (lib) mkOption types;
+
+  # systemd.time(7), "Parsing Time Spans". A span of 0 would run the check without a pause.
+  timeSpan =
+    let
+      unit = "(ms|msec|s|sec|second|seconds|m|min|minute|minutes|h|hr|hour|hours|d|day|days|w|week|weeks)?";
+    in
+    types.strMatching "[1-9][0-9]{0,8} ?${unit}( ?[1-9][0-9]{0,8} ?${unit})*"
+    // {
+      description = "systemd time span, such as \"30s\", \"1min\" or \"1h 30min\"";
+    };
+
+  # The longest time that the programs take from their settings: 30 days.
+  seconds = types.ints.between 1 2592000;
+
+  objective =
+    example: description:
+    mkOption {
+      type = types.nullOr seconds;
+      default = null;
+      inherit example description;
+    };
+
+  check = {
+    options = {
+      database = mkOption {
+        type = types.strMatching "[^[:cntrl:]]{1,63}" // {
+          description = "name of a database";
+        };
+        default = "postgres";
+        example = "app1";
+        description = ''
+          Database of the restored copy in which the query runs.
+        '';
+      };
+      query = mkOption {
+        type = types.str;
+        example = "SELECT count(*) > 0 FROM orders";
+        description = ''
+          Query that returns one value. It runs in a read-only transaction. It ends up in the Nix store,
+          where every user can read it.
+        '';
+      };
+      expect = mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        example = "t";
+        description = ''
+          The value that it has to return, as text. Without it (`null`), any value will do that is neither
+          null nor false.
+        '';
+      };
+    };
+  };
+
+  instanceModule =
+    { name, config, ... }:
+    let
+      inherit (config) backup;
+      baseBackupInterval = intervalOf backup.baseBackup.schedule;
+    in
+    {
+      options = {
+        healthCheck = {
+          enable = mkOption {
+            type = types.bool;
+            default = true;
+            example = false;
+            description = ''
+              Whether the instance is checked regularly: that it answers, that it archives, that its backups
+              are fresh and its disks are not full. Each reason for a failure is in the journal, and a check
+              that fails makes its unit fail.
+            '';
+          };
+
+          interval = mkOption {
+            type = timeSpan;
+            default = "1min";
+            example = "5min";
+            description = ''
+              Time from the start of one check to the start of the next. The first one is two minutes after
+              boot.
+            '';
+          };
+
+          checkReplicationLag = mkOption {
+            type = types.bool;
+            default = false;
+            example = true;
+            description = ''
+              Whether a standby that lags behind, or is not connected, is a failure.
+            '';
+          };
+
+          maxReplicationLagSeconds = mkOption {
+            type = seconds;
+            default = 300;
+            example = 60;
+            description = ''
+              How many seconds a standby may lag behind, if `checkReplicationLag` is on.
+            '';
+          };
+
+          maxArchiveLagSeconds = mkOption {
+            type = seconds;
+            default = backup.walArchive.archiveTimeout + 300;
+            defaultText = lib.literalMD "`backup.walArchive.archiveTimeout` and 300 seconds more";
+            example = 900;
+            description = ''
+              How old the oldest WAL file may get that waits to be archived, in seconds.
+            '';
+          };
+
+          maxBaseBackupAgeSeconds = mkOption {
+            type = types.nullOr types.ints.positive;
+            default =
+              if backup.takesBaseBackups && baseBackupInterval != null then
+                baseBackupInterval + 6 * 60 * 60
+              else
+                null;
+            defaultText = lib.literalMD "the time between two runs of `backup.baseBackup.schedule` and 6 hours more, or `null` where that is not known";
+            example = 172800;
+            description = ''
+              How old the newest good base backup may get, in seconds. `null` does not check it.
+            '';
+          };
+
+          minimumFree = mkOption {
+            type = blib.types.size;
+            default = "1GB";
+            example = "20GB";
+            description = ''
+              Free space below which a disk of the instance is too full: that of the data, of the archive or
+              of the base backups. A full data disk stops the server.
+            '';
+          };
+
+          maxConnectionsPercent = mkOption {
+            type = types.ints.between 1 100;
+            default = 90;
+            example = 80;
+            description = ''
+              Share of `maxConnections` in use, in per cent, above which the check fails: before clients are
+              turned away.
+            '';
+          };
+        };
+
+        monitoring.enable = mkOption {
+          type = types.bool;
+          default = true;
+          example = false;
+          description = ''
+            Whether the programs of this instance write metrics for Prometheus' node exporter, into
+            `/var/lib/node_exporter/textfile_collector/postgresql_*_<name>.prom`. A node exporter of this host
+            is told to read that directory.
+
+            Metrics that cannot be written are a warning and stop nothing.
+          '';
+        };
+
+        objectives = {
+          rpoSeconds = objective 600 ''
+            How much of the latest changes may be lost when the server's disk is lost and the archive is
+            not, in seconds. It is measured, and told when it is not kept; it changes nothing by itself.
+          '';
+          offsiteRpoSeconds = objective 1800 ''
+            How much of the latest changes may be lost when the whole host is lost, in seconds.
+          '';
+          rtoSeconds = objective 3600 ''
+            How long a restore may take until the server answers again, in seconds. Restore drills measure
+            it.
+          '';
+        };
+
+        drill = {
+          enable = mkOption {
+            type = types.bool;
+            default = backup.takesBaseBackups;
+            defaultText = lib.literalMD "`true`, if base backups are taken";
+            example = false;
+            description = ''
+              Whether a restore is rehearsed regularly: into a scratch directory, on a private socket, without
+              archiving. A backup that has never been restored is a hope.
+            '';
+          };
+
+          schedule = mkOption {
+            type = blib.types.calendar;
+            default = "weekly";
+            example = "Sat 03:00";
+            description = ''
+              When a restore is rehearsed. A random delay of up to an hour is added; a run that was missed is
+              made up for after boot.
+            '';
+          };
+
+          directory = mkOption {
+            type = types.str;
+            default = "/var/backup/postgresql-drill/${name}";
+            defaultText = lib.literalExpression ''"/var/backup/postgresql-drill/<name>"'';
+            example = "/srv/scratch/postgresql-main";
+            description = ''
+              Scratch directory, which has room for a copy of the whole cluster. It is emptied before and
+              after each drill, so it belongs to nothing else.
+            '';
+          };
+
+          minimumFree = mkOption {
+            type = blib.types.size;
+            default = "1GB";
+            example = "20GB";
+            description = ''
+              Space that has to stay free on that disk beside the copy. A drill that would leave less fails
+              before it begins.
+            '';
+          };
+
+          deadlineSeconds = mkOption {
+            type = seconds;
+            default = 12 * 60 * 60;
+            example = 14400;
+            description = ''
+              Longest time, in seconds, that a drill may take. Past it the drill has failed.
+            '';
+          };
+
+          sources = mkOption {
+            type = types.listOf (
+              types.enum [
+                "local"
+                "restic"
+                "snapshot"
+              ]
+            );
+            default = [ "local" ];
+            example = [
+              "local"
+              "restic"
+            ];
+            description = ''
+              What is restored, each in turn: the base backups and the archive of this host (`local`), those in
+              the restic repository (`restic`, which transfers all of it), or the newest snapshot of the
+              data dataset (`snapshot`).
+            '';
+          };
+
+          checks = mkOption {
+            type = types.listOf (types.submodule check);
+            default = [ ];
+            example = [
+              {
+                database = "app1";
+                query = "SELECT count(*) > 0 FROM orders";
+                expect = "t";
+              }
+            ];
+            description = ''
+              Questions to the restored copy, beyond those that every drill asks: that it starts, that every
+              database can be read, that its indexes and heaps are sound.
+            '';
+          };
+        };
+      };
+    };
+in
+{
+  options.modules.services.postgresql.instances = mkOption {
+    type = types.attrsOf (types.submodule instanceModule);
+  };
+}

@@ -1,0 +1,241 @@
+# Restores by declaration: of an empty data directory before the first start, and once on request.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  blib = import ../lib.nix { inherit lib pkgs; };
+  helper = import ../backup/helper.nix { inherit lib pkgs; };
+  privileges = import ../backup/privileges.nix { inherit lib pkgs; };
+  restic = import ../restic/places.nix { inherit lib config; };
+  sources = import ./sources.nix { inherit lib config; };
+  targets = import ./target.nix { inherit lib; };
+  units = import ../backup/units.nix;
+  inherit (config.modules) notifications;
+  storage = config.modules.storage.datasets;
+
+  instances = blib.enabled config.modules.services.postgresql.instances;
+  preseeding = lib.filterAttrs (_: instance: instance.preseed.enable) instances;
+  recovering = lib.filterAttrs (_: instance: instance.recovery.enable) instances;
+
+  # Where systemd puts the secrets of the unit.
+  credentials = name: {
+    password = "/run/credentials/${(units name).preseed}/restic-password";
+    environment = "/run/credentials/${(units name).preseed}/restic-environment";
+    sshKey = "/run/credentials/${(units name).preseed}/ssh-key";
+  };
+
+  # A section of the settings for each method. One that has no source is refused in assertions.nix.
+  sourceOf =
+    name: instance: method:
+    let
+      datasets = sources.datasetsOf instance;
+      replicas = sources.replicasOf instance;
+      # One connection fetches both, so the archive's replica counts where it is beside the data's.
+      archive =
+        if replicas.archive != null && replicas.archive.host == replicas.data.host then
+          replicas.archive.dataset
+        else
+          null;
+    in
+    {
+      syncoid = {
+        kind = "syncoid";
+        inherit (replicas.data)
+          host
+          user
+          port
+          dataset
+          knownHosts
+          sendOptions
+          receiveOptions
+          ;
+        sshKeyFile = (credentials name).sshKey;
+        targetDataset = datasets.data;
+        archiveDataset = archive;
+        archiveTargetDataset = if archive == null then null else datasets.archive;
+      };
+      local = {
+        kind = "local";
+        dataset = datasets.data;
+        archiveDataset = datasets.archive;
+      };
+      restic = {
+        kind = "restic";
+        repository = instance.preseed.repository.url;
+        passwordFile = (credentials name).password;
+        environmentFile =
+          if instance.preseed.repository.environmentFile == null then
+            null
+          else
+            (credentials name).environment;
+      };
+      baseBackups.kind = "baseBackups";
+    }
+    .${method};
+
+  # The methods that have a source.
+  methodsOf =
+    instance:
+    lib.unique (lib.filter (method: sources.has.${method} instance) instance.preseed.restoreMethods);
+
+  valueOf =
+    recovery:
+    {
+      time = recovery.targetTime;
+      xid = recovery.targetXid;
+      name = recovery.targetName;
+      lsn = recovery.targetLsn;
+    }
+    .${recovery.target} or null;
+
+  instanceModule =
+    { name, config, ... }:
+    let
+      inherit (config) preseed recovery;
+    in
+    {
+      config.programSettings = {
+        preseed = lib.mkIf preseed.enable {
+          sources = map (sourceOf name config) (methodsOf config);
+          inherit (preseed)
+            choose
+            asStandby
+            clearReplicationSlots
+            deadlineSeconds
+            allowEmptyStartWithoutProof
+            ;
+          target = targets.text preseed.pitr.target preseed.pitr.targetValue;
+          inherit (preseed.pitr) exclusive;
+        };
+        recovery = lib.mkIf recovery.enable {
+          inherit (recovery) id exclusive timeline;
+          target = targets.text recovery.target (valueOf recovery);
+        };
+      };
+    };
+
+  preseedUnit =
+    name: instance:
+    let
+      inherit (instance) paths;
+      methods = methodsOf instance;
+      uses = lib.flip lib.elem methods;
+      inherit (instance.preseed) repository;
+      isDirectory = uses "restic" && restic.isDirectory repository.url;
+      usesDatasets = uses "syncoid" || uses "local";
+      usesNetwork = uses "syncoid" || uses "restic" && !isDirectory;
+
+      preset =
+        if usesDatasets then
+          privileges.datasets { network = usesNetwork; }
+        else if isDirectory then
+          privileges.readingEverything
+        else if usesNetwork then
+          blib.hardening.network
+        else
+          blib.hardening.helper;
+
+      # "%" begins a specifier in a unit file.
+      escape = lib.replaceStrings [ "%" ] [ "%%" ];
+      secrets =
+        lib.optionals (uses "restic") (
+          [
+            {
+              id = "restic-password";
+              path = repository.passwordFile;
+            }
+          ]
+          ++ lib.optional (repository.environmentFile != null) {
+            id = "restic-environment";
+            path = repository.environmentFile;
+          }
+        )
+        ++ lib.optional (uses "syncoid") {
+          id = "ssh-key";
+          path = (sources.replicasOf instance).data.sshKeyFile;
+        };
+    in
+    lib.nameValuePair "preseed-postgresql-${name}" (
+      lib.mkMerge [
+        (helper {
+          inherit name instance preset;
+          program = "pg-preseed";
+          writable = [
+            paths.root
+            paths.state
+          ]
+          ++ lib.optional instance.backup.isArchiving paths.archive
+          # A restore from base backups takes a lock beside them. "-": a backup disk that is missing must
+          # not keep a healthy server down; pg-preseed finds it missing if it has to look there.
+          ++ lib.optional (uses "baseBackups") "-${paths.backups}";
+        })
+        {
+          description = "Restore of the PostgreSQL instance ${name} into an empty data directory";
+          # It is started by the server, which requires it, and before each start of the server it looks
+          # at the data directory again; what it has done is known by that and by no unit's state.
+          after =
+            # An empty directory can only be told from a missing mount when the datasets are there.
+            lib.optional (storage.enable && usesDatasets) "backstay-datasets.service"
+            # Another host or a repository on one is asked. Methods that stay on this host do not wait
+            # for a network that may be down.
+            ++ lib.optional usesNetwork "network-online.target"
+            # The repository is a directory, perhaps on a NAS.
+            ++ lib.optional isDirectory "remote-fs.target"
+            # Where sops-nix decrypts in a unit and not before, the secrets come from there.
+            ++ lib.optional (secrets != [ ]) "sops-install-secrets.service";
+          # Wanted and not required: a data directory that holds a cluster needs none of this.
+          wants =
+            lib.optional (storage.enable && usesDatasets) "backstay-datasets.service"
+            ++ lib.optional usesNetwork "network-online.target"
+            ++ lib.optional isDirectory "remote-fs.target";
+          onFailure = notifications.onFailure "preseed-failure";
+          onSuccess = notifications.onSuccess "preseed-failure";
+          path =
+            lib.optional (uses "restic") pkgs.restic
+            ++ lib.optionals (uses "syncoid") [
+              pkgs.sanoid
+              pkgs.openssh
+            ]
+            # The userland that came with the running kernel's module; another version may not speak to it.
+            ++ lib.optional usesDatasets "/run/booted-system/sw";
+          serviceConfig = lib.mkIf (secrets != [ ]) {
+            LoadCredential = map (secret: "${secret.id}:${escape secret.path}") secrets;
+            # A secret that is missing would fail the unit, and with it the start of a server that has
+            # all its data and needs no restore. So it is an empty line instead, and the source that
+            # needs it cannot be asked. (systemd.exec(5): SetCredential= is the default of LoadCredential=.)
+            SetCredential = map (secret: "${secret.id}:\\n") secrets;
+          };
+        }
+      ]
+    );
+in
+{
+  imports = [
+    ./options.nix
+    ./assertions.nix
+    # Read here: the instance itself, its backups and their repository, datasets and their replicas.
+    ../backup
+    ../instances
+    ../notifications
+    ../restic
+    ../storage
+  ];
+
+  options.modules.services.postgresql.instances = lib.mkOption {
+    type = lib.types.attrsOf (lib.types.submodule instanceModule);
+  };
+
+  config.systemd.services = lib.mkMerge [
+    (lib.mapAttrs' preseedUnit preseeding)
+    # A recovery is done by the next start, so a new one restarts the server at the switch.
+    (lib.mapAttrs' (
+      name: instance:
+      lib.nameValuePair "postgresql-${name}" {
+        restartTriggers = [ (builtins.toJSON instance.programSettings.recovery) ];
+      }
+    ) recovering)
+  ];
+}
