@@ -1,0 +1,4 @@
+{
+  modules.backup.allowEveryCopyOnThisHost = true;
+  modules.services.postgresql.instances.main.enable = true;
+}

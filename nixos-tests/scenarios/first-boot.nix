@@ -1,0 +1,107 @@
+# A host is switched on for the first time. Its cluster is made, its WAL archived, a base backup taken and copied, a dropped table
+# brought back; the power is cut, and the server comes back by itself.
+{
+  name = "first-boot";
+  globalTimeout = 3600;
+  passthru.lab.runners = [
+    "container"
+    "machine"
+  ];
+
+  nodes.machine = {
+    imports = [ ../examples/lab-container.nix ];
+    virtualisation.memorySize = 2048;
+    virtualisation.diskSize = 4096;
+  };
+
+  testScript = ''
+    import json
+    import shlex
+
+
+    def sql(statement: str) -> str:
+        words = ["runuser", "-u", "postgres", "--", "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", statement]
+        return machine.succeed(shlex.join(words)).strip()
+
+
+    def archiver() -> tuple[int, int]:
+        archived, failed = sql("SELECT archived_count, failed_count FROM pg_stat_archiver").split("|")
+        return int(archived), int(failed)
+
+
+    def everything_in(table: str) -> str:
+        return sql(f"SELECT count(*), md5(string_agg(t::text, E'\\n' ORDER BY id)) FROM {table} AS t")
+
+
+    machine.start()
+
+    with subtest("the server comes up, on a cluster that was made for it"):
+        machine.wait_for_unit("postgresql-main.service")
+        machine.wait_for_unit("postgresql.target")
+        t.assertEqual(sql("SHOW data_directory"), "/var/lib/postgresql/main/17")
+        t.assertEqual(sql("SHOW data_checksums"), "on")
+        t.assertEqual(sql("SHOW archive_mode"), "on")
+        # The names that people know.
+        machine.succeed("test -e /var/lib/postgresql/17/main/PG_VERSION", "systemctl is-active postgresql.service")
+
+    with subtest("finished WAL files reach the archive, and none fails"):
+        sql("CREATE TABLE orders (id bigint PRIMARY KEY, what text)")
+        sql("INSERT INTO orders SELECT i, 'order ' || i FROM generate_series(1, 1000) AS i")
+        sql("SELECT pg_switch_wal()")
+        with machine.nested("waiting for the archiver"):
+            retry(lambda _: archiver()[0] > 0, timeout_seconds=120)
+        t.assertEqual(archiver()[1], 0)
+
+    with subtest("the timer's service takes a base backup, and both copies are made"):
+        machine.succeed("systemctl start postgresql-basebackup-main.service", timeout=900)
+        machine.succeed("test -e /var/backup/postgresql/main/2*/backup_manifest")
+        # It starts the copy, whose own timer would have waited for tomorrow.
+        machine.wait_until_succeeds("journalctl -u restic-backups-postgresql-main-base.service | grep -F 'snapshot '", timeout=60)
+        machine.succeed("systemctl start restic-backups-postgresql-main-wal.service", timeout=300)
+        snapshots = machine.succeed(
+            "runuser -u postgres -- restic --repo /srv/second-copy --password-file /etc/lab/restic-password snapshots --json --no-cache"
+        )
+        tags = sorted(tag for snapshot in json.loads(snapshots) for tag in snapshot["tags"] if tag in ("base-backup", "wal-archive"))
+        t.assertEqual(tags, ["base-backup", "wal-archive"])
+
+    with subtest("expiry keeps everything that is needed"):
+        machine.succeed("systemctl start postgresql-walprune-main.service", timeout=300)
+
+    with subtest("a person sees what can be restored"):
+        machine.succeed("backstay status main", "backstay windows main")
+
+    with subtest("a dropped table comes back, to the row"):
+        sql("INSERT INTO orders SELECT i, 'order ' || i FROM generate_series(1001, 2000) AS i")
+        before = everything_in("orders")
+        moment = sql("SELECT clock_timestamp()")
+        machine.sleep(2)
+        sql("DROP TABLE orders")
+        sql("CREATE TABLE written_later (id int)")
+        machine.succeed(f"backstay restore main --to {shlex.quote(moment)} --yes", timeout=1800)
+        machine.wait_for_unit("postgresql-main.service")
+        t.assertEqual(everything_in("orders"), before)
+        t.assertEqual(sql("SELECT to_regclass('written_later') IS NULL"), "t")
+        t.assertEqual(sql("SELECT pg_is_in_recovery()"), "f")
+
+    with subtest("the power is cut, and the server comes back by itself"):
+        sql("INSERT INTO orders VALUES (3000, 'the last before the power cut')")
+        before = everything_in("orders")
+        machine.crash()
+        machine.start()
+        machine.wait_for_unit("postgresql-main.service")
+        t.assertEqual(everything_in("orders"), before)
+        sql("SELECT pg_switch_wal()")
+        with machine.nested("waiting for the archiver"):
+            retry(lambda _: archiver()[0] > 0, timeout_seconds=120)
+        t.assertEqual(archiver()[1], 0)
+
+    with subtest("a second start changes nothing"):
+        describe = "SELECT system_identifier, timeline_id FROM pg_control_system(), pg_control_checkpoint()"
+        files = "cd /var/lib/postgresql/main/17 && sha256sum PG_VERSION postgresql.conf pg_hba.conf && ls -A .."
+        before = (sql(describe), machine.succeed(files))
+        machine.succeed("systemctl restart postgresql-main.service", timeout=300)
+        machine.wait_for_unit("postgresql-main.service")
+        t.assertEqual((sql(describe), machine.succeed(files)), before)
+        machine.shutdown()
+  '';
+}
