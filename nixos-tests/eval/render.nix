@@ -43,5 +43,8 @@ let
 in
 lib.mergeAttrsList (map renderExample (harness.nixFilesIn ../examples))
 // lib.mapAttrs' (path: lib.nameValuePair "scenarios/${path}") (
-  import ./scenarios.nix { inherit lib; inherit (harness) nixFilesIn; }
+  import ./scenarios.nix {
+    inherit lib;
+    inherit (harness) nixFilesIn;
+  }
 )

@@ -22,22 +22,38 @@ let
     testScript = mkOption { type = types.str; };
   };
 
-  # The lab's own part: which of its runners a scenario is for. "container" has no ZFS, "machine" is slower.
+  runner = types.enum [
+    "container"
+    "machine"
+  ];
+
+  # The lab's own part.
   lab = types.submodule {
-    options.runners = mkOption {
-      type = types.nonEmptyListOf (
-        types.enum [
-          "container"
-          "machine"
-        ]
-      );
+    options = {
+      # Which of its runners a scenario is for. "container" has no ZFS, "machine" is slower.
+      runners = mkOption { type = types.nonEmptyListOf runner; };
+      # Those of them in which it takes longer than a test of everything may. It runs there when it is asked for by its name.
+      onlyByName = mkOption {
+        type = types.listOf runner;
+        default = [ ];
+      };
     };
   };
 
   exampleOf =
     scenario: node:
     let
-      examples = lib.filter (file: lib.isPath file && dirOf file == ../examples) (node.imports or [ ]);
+      # Its imports depend on nothing that only a NixOS test can give.
+      module =
+        if lib.isFunction node then
+          node {
+            inherit lib;
+            config = throw "scenario ${scenario}: the imports of a node depend on its configuration";
+            pkgs = throw "scenario ${scenario}: the imports of a node depend on its packages";
+          }
+        else
+          node;
+      examples = lib.filter (file: lib.isPath file && dirOf file == ../examples) (module.imports or [ ]);
     in
     if lib.length examples == 1 then
       lib.removeSuffix ".nix" (baseNameOf (lib.head examples))
@@ -71,7 +87,7 @@ let
       "${name}.py" = config.testScript;
       "${name}.json" =
         builtins.toJSON {
-          inherit (checked.config.lab) runners;
+          inherit (checked.config.lab) runners onlyByName;
           nodes = lib.mapAttrs (_: exampleOf name) config.nodes;
           timeLimitSeconds = config.globalTimeout;
         }

@@ -31,5 +31,7 @@
     effectiveCacheSize = "256MB";
 
     backup.restic.repositoryName = "second-copy";
+    # A checkpoint that takes its time would be most of the time of a test.
+    backup.baseBackup.fastCheckpoint = true;
   };
 }

@@ -1,7 +1,8 @@
-"""Boots a host of nixos-tests/rendered and runs a scenario on it, or gives a person a shell in it.
+"""Boots a host of nixos-tests/rendered and runs a scenario on it, or gives a person a shell in it, or only looks at the files.
 
     python3 nixos-tests/lab run --script FILE --node machine=EXAMPLE …
     python3 nixos-tests/lab shell --node machine=EXAMPLE …
+    python3 nixos-tests/lab verify --server 17=DIR …
 
 `cargo xtask lab` calls this, with the root file systems that it makes and the programs that it builds.
 """
@@ -28,6 +29,7 @@ from emulated import EmulatedMachine
 from host import Root, install
 from log import Log
 from machine import Machine, MachineError, RequestedAssertionFailed, retry
+from verify import Server, verify
 
 # Set in the process that has a mount namespace of its own.
 NAMESPACE = "BACKSTAY_LAB_NAMESPACE"
@@ -52,6 +54,8 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     arguments.output.mkdir(parents=True, exist_ok=True)
+    if arguments.command == "verify":
+        return _verify(arguments)
     log = Log(arguments.output)
     with _machines(arguments, log) as machines:
         if arguments.command == "shell":
@@ -63,8 +67,9 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="lab", description="Boots a rendered host in a container or an emulated machine")
-    parser.add_argument("command", choices=["run", "shell"])
-    parser.add_argument("--node", action="append", required=True, metavar="NAME=EXAMPLE", help="a machine and what it is")
+    parser.add_argument("command", choices=["run", "shell", "verify"])
+    parser.add_argument("--node", action="append", default=[], metavar="NAME=EXAMPLE", help="a machine and what it is")
+    parser.add_argument("--server", action="append", default=[], metavar="MAJOR=DIR", help="a system with this PostgreSQL")
     parser.add_argument("--script", type=Path, metavar="FILE", help="the scenario's steps in Python")
     parser.add_argument("--runner", choices=["container", "machine"], default="container")
     parser.add_argument("--rootfs", type=Path, required=True, metavar="DIR", help="a Debian system; it is not written to")
@@ -75,14 +80,31 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if (arguments.command == "run") != (arguments.script is not None):
         parser.error("--script goes with run, and only with it")
+    if (arguments.command == "verify") != (not arguments.node):
+        parser.error("--node goes with run and shell")
     return arguments
+
+
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    # Not in /tmp, which may be in memory.
+    return tempfile.TemporaryDirectory(prefix="backstay-lab-", dir=os.environ.get("TMPDIR", "/var/tmp"))
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Looks at all examples, and writes what came of it to result.json."""
+    servers = [Server(major, Path(root)) for major, _, root in (text.partition("=") for text in arguments.server)]
+    with _temporary() as temporary:
+        verdict = verify(arguments.rootfs, arguments.rendered, arguments.programs, servers, Path(temporary))
+    (arguments.output / "result.json").write_text(json.dumps(vars(verdict), indent=2) + "\n")
+    for failure in verdict.failures:
+        print(failure)
+    return 1 if verdict.failures else 0
 
 
 @contextmanager
 def _machines(arguments: argparse.Namespace, log: Log) -> Iterator[list[Machine]]:
     """Makes the machines, and removes them and what they were made of."""
-    # Not in /tmp, which may be in memory.
-    with tempfile.TemporaryDirectory(prefix="backstay-lab-", dir=os.environ.get("TMPDIR", "/var/tmp")) as temporary:
+    with _temporary() as temporary:
         machines: list[Machine] = []
         try:
             for node in arguments.node:

@@ -10,17 +10,20 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from host import Root
 from log import Log
-from machine import ENVIRONMENT, Machine, MachineError, Outcome
+from machine import ENVIRONMENT, SAVED, Machine, MachineError, Outcome
 
 # Longest time, in seconds, until a container takes commands. One that is alone on the machine needs two.
 BOOT_LIMIT = 120
 # Longest time, in seconds, that it may take to stop: TimeoutStopSec of a server that archives its last segments.
 STOP_LIMIT = 900
 TICK = 0.05
+# The names of control groups begin with this and the number of the process that made them.
+GROUP = "backstay-lab"
 
 
 class ControlGroup:
@@ -35,7 +38,9 @@ class ControlGroup:
         if not Path("/run/systemd/system").is_dir():
             top = Path("/sys/fs/cgroup")
             mounts = [top] if (top / "cgroup.procs").exists() else [top / "unified", top / "systemd"]
-            self._paths = [mount / name for mount in mounts if (mount / "cgroup.procs").exists()]
+            mounts = [mount for mount in mounts if (mount / "cgroup.procs").exists()]
+            _remove_abandoned(mounts)
+            self._paths = [mount / name for mount in mounts]
         for path in self._paths:
             path.mkdir()
 
@@ -54,21 +59,32 @@ class ControlGroup:
         for path in self._paths:
             while members := [pid for file in path.rglob("cgroup.procs") for pid in file.read_text().split()]:
                 for pid in members:
-                    try:
+                    with suppress(ProcessLookupError):
                         os.kill(int(pid), signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass
                 time.sleep(TICK)
 
     def remove(self) -> None:
         """Kills whatever is in them and removes them."""
         self.kill()
         for path in self._paths:
-            if path.is_dir():
-                inner = sorted((entry for entry in path.rglob("*") if entry.is_dir()), reverse=True)
-                for directory in [*inner, path]:
-                    directory.rmdir()
+            _remove(path)
         self._paths = []
+
+
+def _remove(path: Path) -> None:
+    """Removes a control group and those in it, in which no process is."""
+    inner = sorted((entry for entry in path.rglob("*") if entry.is_dir()), reverse=True)
+    for directory in [*inner, path]:
+        directory.rmdir()
+
+
+def _remove_abandoned(mounts: list[Path]) -> None:
+    """Removes the control groups of runs that were killed, and of which nothing is left but these."""
+    for path in (found for mount in mounts for found in mount.glob(f"{GROUP}-*")):
+        owner = path.name.removeprefix(f"{GROUP}-").split("-")[0]
+        if not Path("/proc", owner).exists():
+            with suppress(OSError):
+                _remove(path)
 
 
 class Container(Machine):
@@ -88,7 +104,7 @@ class Container(Machine):
         return self._process is not None
 
     def _start(self) -> None:
-        self._group = ControlGroup(f"backstay-lab-{os.getpid()}-{self.name}")
+        self._group = ControlGroup(f"{GROUP}-{os.getpid()}-{self.name}")
         command = [
             "systemd-nspawn",
             "--boot",
@@ -201,11 +217,10 @@ class Container(Machine):
             signal.signal(signal.SIGINT, handler)
 
     def save(self, directory: Path) -> None:
-        journal = self._root.path / "var/log/journal"
-        with (directory / f"{self.name}-journal").open("wb") as file:
-            command = ["chroot", str(self._root.path), "journalctl", "--no-pager", "--output=short-precise"]
-            if journal.is_dir():
-                subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
+        # By way of the files, which are there whether the container runs or not.
+        for name, command in SAVED.items():
+            done = subprocess.run(["chroot", str(self._root.path), "bash", "-c", command], capture_output=True, check=False)
+            (directory / f"{self.name}-{name}").write_bytes(done.stdout)
 
     def release(self) -> None:
         if self._process is not None:

@@ -1,7 +1,8 @@
 """An emulated machine: QEMU in software, with Debian's kernel and ZFS, booted from a disk made of the root file system.
 
 Everything inside is real, and roughly ten times slower than on the host. It has two disks: its own, and an empty one for a pool,
-/dev/vdb. A crash ends QEMU at once: what the machine's kernel has not handed to its disks is lost.
+/dev/vdb. A crash ends QEMU at once: what the machine's kernel has not handed to its disks is lost, and of what it has not flushed
+each block or not, as the coin falls.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import subprocess
 import time
 from pathlib import Path
 
+from disk import Disk
 from host import Root
 from log import Log
-from machine import Machine, MachineError, Outcome
+from machine import SAVED, Machine, MachineError, Outcome
 
 # Longest time, in seconds, until a machine takes commands. One that is alone on two processors needs less than a minute.
 BOOT_LIMIT = 600
@@ -74,6 +76,7 @@ class EmulatedMachine(Machine):
         self._process: subprocess.Popen[bytes] | None = None
         self._shell: socket.socket | None = None
         self._answers = b""
+        self._disks: dict[str, Disk] = {}
 
     def is_up(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
@@ -88,8 +91,7 @@ class EmulatedMachine(Machine):
             pass
 
     def _make_disks(self) -> None:
-        disk, pool = self._directory / "root.img", self._directory / "pool.img"
-        if disk.exists():
+        if self._disks:
             return
         path = self._root.path
         shell = path / SHELL
@@ -105,10 +107,10 @@ class EmulatedMachine(Machine):
         wants.mkdir(exist_ok=True)
         (wants / "backstay-lab-shell.service").symlink_to("../backstay-lab-shell.service")
         begun = time.monotonic()
-        for file, size in ((disk, ROOT_BYTES), (pool, POOL_BYTES)):
-            with file.open("wb") as made:
-                made.truncate(size)
-        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", path, disk], check=True, env={**os.environ, "PATH": _sbin()})
+        for seed, (name, size) in enumerate((("root", ROOT_BYTES), ("pool", POOL_BYTES))):
+            self._disks[name] = Disk(self._directory / f"{name}.img", size, seed)
+        command = ["mke2fs", "-q", "-t", "ext4", "-d", str(path), str(self._directory / "root.img")]
+        subprocess.run(command, check=True, env={**os.environ, "PATH": _sbin()})
         self.log(f"disk made in {time.monotonic() - begun:.1f} seconds")
 
     def _boot(self, console: list[str], terminal: int | None) -> None:
@@ -130,10 +132,9 @@ class EmulatedMachine(Machine):
             *["-device", "virtserialport,chardev=shell,name=backstay-lab"],
             *console,
         ]
-        for name in ("root", "pool"):
-            # A flush of the machine need not reach the host's disk: the host does not lose its power, and the file is removed.
-            drive = f"file={self._directory / name}.img,format=raw,if=virtio,cache=unsafe,discard=unmap"
-            command += ["-drive", drive]
+        for name, disk in self._disks.items():
+            disk.serve(self._directory / f"{name}-disk")
+            command += ["-drive", f"file=nbd:unix:{self._directory / name}-disk,format=raw,if=virtio,cache=writeback"]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL if terminal is None else terminal,
@@ -200,9 +201,14 @@ class EmulatedMachine(Machine):
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+        for name, disk in self._disks.items():
+            kept, lost = disk.cut()
+            self.log(f"disk {name}: of {kept + lost} blocks that were not flushed {lost} are lost")
         self._forget()
 
     def _forget(self) -> None:
+        for disk in self._disks.values():
+            disk.switch_off()
         if self._shell is not None:
             self._shell.close()
         self._process = None
@@ -221,14 +227,19 @@ class EmulatedMachine(Machine):
         if not self.is_up():
             return
         try:
-            outcome = self._run("journalctl --no-pager --output=short-precise", 120)
-            (directory / f"{self.name}-journal").write_text(outcome.stdout)
+            for name, command in SAVED.items():
+                (directory / f"{self.name}-{name}").write_text(self._run(command, 120).stdout)
         except (MachineError, OSError) as err:
             self.log(f"no journal: {err}")
 
     def release(self) -> None:
         if self._process is not None:
-            self._cut()
+            self._process.kill()
+            self._process.wait()
+            self._forget()
+        for disk in self._disks.values():
+            disk.close()
+        self._disks = {}
         self._root.remove()
 
 

@@ -115,7 +115,7 @@ def _install_programs(root: Root, programs: Path) -> None:
     for program in sorted(programs.iterdir()):
         shutil.copyfile(program, directory / program.name)
         (directory / program.name).chmod(0o755)
-    # What environment.systemPackages puts into everyone's PATH: `backstay` and the programs of the server, without Debian's wrapper.
+    # What environment.systemPackages puts into everyone's PATH: `backstay`, and the server's programs without Debian's wrapper.
     local = root.path / "usr/local/bin"
     _fresh(local / "backstay").symlink_to(Path("/") / PROGRAMS / "backstay")
     servers = root.path / SERVERS

@@ -29,6 +29,12 @@ ENVIRONMENT = {
     "USER": "root",
 }
 
+# What is kept of a machine when a scenario has failed, and the command that prints it. The server writes its own log.
+SAVED = {
+    "journal": "journalctl --no-pager --output=short-precise",
+    "postgresql": "tail -n +1 /var/lib/postgresql/*/*/log/*",
+}
+
 # Longest time, in seconds, that anything is waited for which says nothing about it; that of the NixOS driver.
 DEFAULT_TIMEOUT = 900
 # A single argument of a program may have 128 KiB on Linux (MAX_ARG_STRLEN), and base64 is a third longer than what it says.

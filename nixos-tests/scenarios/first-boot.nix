@@ -8,11 +8,15 @@
     "machine"
   ];
 
-  nodes.machine = {
-    imports = [ ../examples/lab-container.nix ];
-    virtualisation.memorySize = 2048;
-    virtualisation.diskSize = 4096;
-  };
+  nodes.machine =
+    { pkgs, ... }:
+    {
+      imports = [ ../examples/lab-container.nix ];
+      # For whoever looks into the repository.
+      environment.systemPackages = [ pkgs.restic ];
+      virtualisation.memorySize = 2048;
+      virtualisation.diskSize = 4096;
+    };
 
   testScript = ''
     import json

@@ -19,6 +19,8 @@ const MANIFEST: &str = "archive.json";
 const INCOMING: &str = "incoming";
 /// Directory of a cluster's timeline history files.
 const HISTORY: &str = "history";
+/// Directory of what was moved aside.
+const DAMAGED: &str = "damaged";
 /// How many leftovers of dead writers one call removes.
 const SWEEP_LIMIT: usize = 64;
 
@@ -109,6 +111,17 @@ pub struct Archive {
 }
 
 impl Archive {
+    /// Whether the directory `root` has the manifest of an archive, of whichever instance.
+    ///
+    /// # Errors
+    ///
+    /// Fails when that cannot be seen.
+    pub fn is_at(root: &Path) -> Result<bool> {
+        let path = root.join(MANIFEST);
+        path.try_exists()
+            .with_context(|| format!("examine \"{}\"", path.display()))
+    }
+
     /// Opens the archive of `instance` in the directory `root`.
     ///
     /// # Errors
@@ -158,7 +171,7 @@ impl Archive {
     ///
     /// Fails when the directory holds anything but an archive of that cluster, or cannot be written.
     pub fn init(root: &Path, instance: &str, cluster: Cluster) -> Result<Self> {
-        if root.join(MANIFEST).exists() {
+        if Self::is_at(root)? {
             let archive = Self::open(root, instance)?;
             if archive.cluster(cluster.system_identifier).is_err() {
                 return Err(archive.foreign_cluster(cluster.system_identifier));
@@ -166,16 +179,13 @@ impl Archive {
             return Ok(archive);
         }
         durable_file::ensure_directory(root)?;
-        let occupied = fs::read_dir(root)
-            .with_context(|| format!("list \"{}\"", root.display()))?
-            .filter_map(Result::ok)
-            .find(|entry| entry.file_name() != INCOMING);
-        if let Some(entry) = occupied {
+        // The manifest comes last, after the directories: without it they are an interrupted beginning.
+        if let Some(occupied) = durable_file::something_in(root)? {
             return Err(Hinted::new(
                 format!(
                     "\"{}\" holds \"{}\" and no {MANIFEST}",
                     root.display(),
-                    entry.file_name().to_string_lossy()
+                    occupied.strip_prefix(root).unwrap_or(&occupied).display()
                 ),
                 "name an empty directory, or restore the archive's manifest",
             )
@@ -647,6 +657,22 @@ impl Archive {
         Ok(listing)
     }
 
+    /// Finds a file that was archived, of whatever cluster, or that was moved aside.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a directory cannot be listed: what cannot be seen must not pass for absent.
+    pub fn something(&self) -> Result<Option<PathBuf>> {
+        for cluster in &self.manifest.clusters {
+            self.prove_presence_of(cluster)?;
+            let found = durable_file::something_in(&self.directory_of(cluster))?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        durable_file::something_in(&self.root.join(DAMAGED))
+    }
+
     /// Reads the timeline history files of `cluster` that are in `listing`.
     ///
     /// # Errors
@@ -698,7 +724,7 @@ impl Archive {
                     .any(<dyn std::error::Error + 'static>::is::<Damaged>) => {}
             Err(err) => return Err(err),
         }
-        let aside = self.root.join("damaged");
+        let aside = self.root.join(DAMAGED);
         durable_file::ensure_directory(&aside)?;
         let path = self.path_of(cluster, name)?;
         for attempt in 0.. {

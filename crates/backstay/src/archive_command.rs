@@ -80,7 +80,7 @@ fn cluster_on_disk(settings: &Settings, because: &str) -> Result<Cluster> {
 }
 
 fn init(arguments: &InstanceArguments) -> Result<()> {
-    let settings = arguments.settings()?;
+    let settings = arguments.settings_for_owner()?;
     let archive = Archive::init(
         &settings.archive.directory,
         &settings.instance,

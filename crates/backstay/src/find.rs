@@ -133,9 +133,7 @@ fn collect(instance: &Instance, since: Timestamp, until: Timestamp) -> Result<Ve
         ),
     }
 
-    let mut contents = instance.contents()?;
-    let unarchived = instance.unarchived(&contents)?;
-    unarchived.add_to(&mut contents);
+    let (contents, unarchived) = instance.wal()?;
     let newest = contents
         .plan
         .segments

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use archive::{Archive, Cluster};
-use base_backups::{Record, Repository};
+use base_backups::Repository;
 use cluster::Server;
-use restore_plan::{ArchiveContents, StartingPoint};
+use restore_plan::ArchiveContents;
 use settings::Settings;
 use tool::Hinted;
+pub use verification::starting_points;
 use wal::{SegmentName, TimelineHistory, WalFileName};
 use wal_scan::{Segment, Source};
 
@@ -16,6 +17,9 @@ use wal_scan::{Segment, Source};
 pub struct Instance {
     /// The settings file, as an absolute path.
     pub config: PathBuf,
+    /// The settings file for what comes after a restore. It is another one only where `config` is for
+    /// a copy of archive and base backups.
+    pub declared_config: PathBuf,
     /// What is in it.
     pub settings: Settings,
     /// Its archive.
@@ -37,6 +41,7 @@ impl Instance {
     pub fn open(config: &Path, settings: Settings) -> Result<Self> {
         Ok(Self {
             config: config.to_owned(),
+            declared_config: config.to_owned(),
             archive: Archive::open(&settings.archive.directory, &settings.instance)?,
             server: Server::new(&settings.postgresql),
             settings,
@@ -57,22 +62,22 @@ impl Instance {
     /// What the archive holds of the newest cluster.
     pub fn contents(&self) -> Result<Contents> {
         let cluster = self.archive.newest_cluster()?.clone();
-        let listing = self.archive.list(&cluster)?;
-        let histories = self.archive.histories(&cluster, &listing)?;
-        Ok(Contents {
-            plan: ArchiveContents {
-                system_identifier: cluster.system_identifier,
-                segment_size: cluster.segment_size()?,
-                segments: listing.segments().collect(),
-                histories,
-            },
-            cluster,
-        })
+        let (_, plan) = verification::contents(&self.archive, &cluster)?;
+        Ok(Contents { cluster, plan })
     }
 
-    /// What only the server's `pg_wal` has.
-    pub fn unarchived(&self, contents: &Contents) -> Result<Unarchived> {
-        Unarchived::in_data_directory(&self.settings.postgresql.data_directory, contents)
+    /// What there is of the newest cluster, in the archive and in the server's `pg_wal`, and what of it
+    /// only `pg_wal` has.
+    ///
+    /// The archive is listed before and after `pg_wal`: a segment that a running server archives and
+    /// recycles in the meantime would otherwise be in neither, and count as missing.
+    pub fn wal(&self) -> Result<(Contents, Unarchived)> {
+        let before = self.contents()?;
+        let unarchived =
+            Unarchived::in_data_directory(&self.settings.postgresql.data_directory, &before)?;
+        let mut contents = self.contents()?;
+        unarchived.add_to(&mut contents);
+        Ok((contents, unarchived))
     }
 }
 
@@ -176,23 +181,6 @@ fn is_current(
             };
             wal::check_segment(&header, name, expected).is_ok() && header.timeline == writer
         })
-}
-
-/// The starting points that `records` are.
-pub fn starting_points(records: &[Record]) -> Vec<StartingPoint> {
-    records
-        .iter()
-        .filter(|record| record.chain(records).is_ok())
-        .map(|record| StartingPoint {
-            id: record.name.clone(),
-            system_identifier: record.system_identifier,
-            timeline: record.timeline,
-            start: record.start_lsn,
-            stop: record.stop_lsn,
-            stop_time: record.stopped_at,
-            postgres_major: record.postgres_major,
-        })
-        .collect()
 }
 
 /// The stretch of WAL on one timeline's path from `first` on: archived segments, then those that

@@ -1,12 +1,18 @@
 //! Asks what can be restored, and restores it: the program for a person.
 
 mod archive_command;
+mod check_config;
+mod control;
 mod find;
 mod instance;
 mod locate;
+mod notify;
+mod off_site;
+mod privileges;
 mod restore;
 mod staging;
 mod status;
+mod verify;
 mod windows;
 
 use std::path::PathBuf;
@@ -14,9 +20,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use settings::{Problems, Settings};
-use tool::{Level, Program};
+use settings::Settings;
+use tool::Program;
 
+use crate::control::Control;
 use crate::instance::Instance;
 
 const PROGRAM: Program = Program {
@@ -67,14 +74,32 @@ enum Command {
         #[command(flatten)]
         arguments: restore::Arguments,
     },
+    /// Get what a restore needs out of a restic repository, without restoring it
+    Fetch {
+        #[command(flatten)]
+        instance: InstanceArguments,
+        #[command(flatten)]
+        arguments: off_site::Arguments,
+    },
+    /// Compare every archived file and base backup with what was recorded of it, and name gaps
+    Verify {
+        #[command(flatten)]
+        instance: InstanceArguments,
+        #[command(flatten)]
+        arguments: verify::Arguments,
+    },
     /// Look after the archive itself
     #[command(subcommand)]
     Archive(archive_command::Command),
+    /// Tell people that a unit failed or works again
+    Notify(notify::Arguments),
     /// Check a settings file and report every problem
-    CheckConfig {
-        /// Settings file, JSON
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+    CheckConfig(check_config::Arguments),
+    /// Stop and start the server's unit for a restore that is not root
+    #[command(hide = true)]
+    Control {
+        #[command(flatten)]
+        instance: InstanceArguments,
     },
 }
 
@@ -86,21 +111,34 @@ struct InstanceArguments {
     instance: String,
 
     /// Settings file, JSON [default: /etc/backstay/INSTANCE.json]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     config: Option<PathBuf>,
 }
 
+/// Makes a path of the command line absolute: PostgreSQL runs our commands in its own directory, and
+/// root's is left.
+fn absolute(path: &str) -> std::io::Result<PathBuf> {
+    std::path::absolute(path)
+}
+
 impl InstanceArguments {
+    /// Opens the instance, as its owner if this is root.
     fn open(&self) -> Result<Instance> {
-        Instance::open(&self.config(), self.settings()?)
+        Instance::open(&self.config(), self.settings_for_owner()?)
     }
 
-    /// The settings file, as an absolute path: PostgreSQL runs our commands in its own directory.
+    /// The settings file.
     fn config(&self) -> PathBuf {
-        let config = self.config.clone().unwrap_or_else(|| {
+        self.config.clone().unwrap_or_else(|| {
             PathBuf::from(SETTINGS_DIRECTORY).join(format!("{}.json", self.instance))
-        });
-        std::path::absolute(&config).unwrap_or(config)
+        })
+    }
+
+    /// The settings. Root becomes the owner of the instance, who does everything else.
+    fn settings_for_owner(&self) -> Result<Settings> {
+        let settings = self.settings()?;
+        privileges::become_owner(&settings)?;
+        Ok(settings)
     }
 
     fn settings(&self) -> Result<Settings> {
@@ -146,15 +184,36 @@ fn main() -> ExitCode {
                 arguments,
             } => (
                 "could not restore the instance",
-                instance
-                    .open()
-                    .and_then(|instance| restore::restore(&instance, arguments)),
+                restore(instance, arguments),
             ),
+            Command::Fetch {
+                instance,
+                arguments,
+            } => ("could not fetch from off-site", fetch(instance, arguments)),
+            Command::Verify {
+                instance,
+                arguments,
+            } => {
+                let verdict = instance
+                    .open()
+                    .and_then(|instance| verify::verify(&instance, arguments));
+                match verdict {
+                    Ok(status) => return Ok(status),
+                    Err(err) => ("could not verify the archive", Err(err)),
+                }
+            }
             Command::Archive(command) => (
                 "could not do this to the archive",
                 archive_command::run(command),
             ),
-            Command::CheckConfig { file } => return check_config(file),
+            Command::Notify(arguments) => ("could not tell everybody", notify::run(arguments)),
+            Command::CheckConfig(arguments) => return check_config::run(arguments),
+            Command::Control { instance } => (
+                "could not control the server",
+                instance
+                    .settings()
+                    .and_then(|settings| control::serve(&settings)),
+            ),
         };
         Ok(match outcome {
             Ok(()) => ExitCode::SUCCESS,
@@ -166,17 +225,37 @@ fn main() -> ExitCode {
     })
 }
 
-/// Reports every problem on a line of its own.
-fn check_config(file: &std::path::Path) -> Result<ExitCode> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|err| anyhow::anyhow!("read \"{}\": {err}", file.display()))?;
-    match Settings::parse(&text) {
-        Ok(_) => Ok(ExitCode::SUCCESS),
-        Err(Problems(problems)) => {
-            for problem in &problems {
-                tool::log(Level::Error, format_args!("{}: {problem}", file.display()));
-            }
-            Ok(PROGRAM.failure.into())
-        }
-    }
+/// Restores, with root's help where systemd runs the server.
+fn restore(instance: &InstanceArguments, arguments: &restore::Arguments) -> Result<()> {
+    let settings = instance.settings()?;
+    let config = instance.config();
+    let mut control = Control::new(&settings, &config, arguments.is_in_place())?;
+    let Some(from) = arguments.from() else {
+        privileges::become_owner(&settings)?;
+        let instance = Instance::open(&config, settings)?;
+        return restore::restore(&instance, &mut control, arguments);
+    };
+    let repositories = off_site::open(&settings, from)?;
+    privileges::become_owner(&settings)?;
+    let destination = arguments.destination(&settings.postgresql.data_directory);
+    let directory = durable_file::with_suffix(destination, ".backstay-off-site");
+    let fetched =
+        off_site::fetch_from_first(&settings, &repositories, arguments.target(), &directory)?;
+    let restored = tool::read_settings(&fetched)
+        .and_then(|settings| Instance::open(&fetched, settings))
+        .and_then(|mut instance| {
+            instance.declared_config = config;
+            restore::restore(&instance, &mut control, arguments)
+        });
+    let cleared = off_site::clear(&directory);
+    restored?;
+    cleared
+}
+
+/// Fetches, with passwords that root has read.
+fn fetch(instance: &InstanceArguments, arguments: &off_site::Arguments) -> Result<()> {
+    let settings = instance.settings()?;
+    let repositories = off_site::open(&settings, arguments.from())?;
+    privileges::become_owner(&settings)?;
+    off_site::fetch(&settings, arguments, &repositories)
 }

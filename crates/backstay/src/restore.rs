@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use cluster::{Recovery, RecoveryEnd, Tablespace};
 use command::{Command, quoted};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
+use restore_journal::{Journal, Step};
 use restore_plan::{
     Choice, RecoveryTarget, Refusal, StartingPoint, Target, TargetPosition, TimelineChoice,
 };
@@ -27,9 +28,11 @@ use settings::Postgresql;
 use tool::{Hinted, Level};
 use wal::{Lsn, SegmentName};
 
+use crate::control::Control;
 use crate::instance::{Contents, Instance, Unarchived, starting_points, stretch};
 use crate::locate::Trail;
-use crate::staging::{self, Journal, Staging, Step};
+use crate::off_site::From;
+use crate::staging::{self, Staging};
 use crate::windows::{history_of, instant};
 
 #[derive(Debug, clap::Args)]
@@ -40,7 +43,13 @@ use crate::windows::{history_of, instant};
 pub struct Arguments {
     /// The moment: "10 minutes ago", "2026-10-11 14:30 Europe/Berlin", xid:742, lsn:0/7000028,
     /// `name:before_upgrade`, latest or immediate
-    #[arg(long, value_name = "TARGET")]
+    #[arg(
+        long,
+        value_name = "TARGET",
+        required = false,
+        required_unless_present = "abandon",
+        default_value_if("abandon", "true", "latest")
+    )]
     to: String,
 
     /// Stop just before the target instead of just after it
@@ -52,8 +61,13 @@ pub struct Arguments {
     timeline: TimelineChoice,
 
     /// Restore into this directory, beside the running server, and leave the server alone
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", value_parser = crate::absolute)]
     into: Option<PathBuf>,
+
+    /// Where base backups and WAL come from: `restic` for the first restic repository that has them,
+    /// restic:NAME for this one [default: this machine]
+    #[arg(long, value_name = "SOURCE", conflicts_with = "abandon")]
+    from: Option<From>,
 
     /// Put the tablespace that was at OLD into NEW
     #[arg(long, value_name = "OLD=NEW", value_parser = parse_mapping)]
@@ -62,6 +76,10 @@ pub struct Arguments {
     /// Show the plan and change nothing
     #[arg(long)]
     plan: bool,
+
+    /// Give up a restore that was interrupted or has failed, and keep the present cluster
+    #[arg(long, conflicts_with_all = ["to", "plan", "json"])]
+    abandon: bool,
 
     /// Do not ask
     #[arg(long)]
@@ -147,21 +165,38 @@ struct Planned {
     point: StartingPoint,
 }
 
-pub fn restore(instance: &Instance, arguments: &Arguments) -> Result<()> {
+impl Arguments {
+    /// Whether the server of the instance will be stopped and started.
+    pub fn is_in_place(&self) -> bool {
+        self.into.is_none() && !self.plan && !self.abandon
+    }
+
+    /// Where base backups and WAL come from, if not from this machine.
+    pub fn from(&self) -> Option<&From> {
+        self.from.as_ref()
+    }
+
+    /// The moment, as it was written.
+    pub fn target(&self) -> &str {
+        &self.to
+    }
+
+    /// Where the restored cluster goes.
+    pub fn destination<'a>(&'a self, present: &'a Path) -> &'a Path {
+        self.into.as_deref().unwrap_or(present)
+    }
+}
+
+pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments) -> Result<()> {
+    if arguments.abandon {
+        return abandon(instance, arguments);
+    }
     let repository = instance.repository()?;
     let lease = repository.lease()?;
     let records = repository.list()?;
     let present = instance.settings.postgresql.data_directory.clone();
-    let destination = match &arguments.into {
-        Some(into) => {
-            std::path::absolute(into).with_context(|| format!("find \"{}\"", into.display()))?
-        }
-        None => present.clone(),
-    };
-    check_user(&destination)?;
-    let mut contents = instance.contents()?;
-    let unarchived = instance.unarchived(&contents)?;
-    unarchived.add_to(&mut contents);
+    let destination = arguments.into.clone().unwrap_or_else(|| present.clone());
+    let (contents, unarchived) = instance.wal()?;
 
     let programs = instance.server.programs();
     let staging = Staging::take(&destination)?;
@@ -198,9 +233,8 @@ pub fn restore(instance: &Instance, arguments: &Arguments) -> Result<()> {
 
     let begin = Instant::now();
     let in_place = arguments.into.is_none();
-    if in_place && present.join("PG_VERSION").exists() && instance.server.is_running()? {
-        say("stopping the server");
-        instance.server.stop()?;
+    if in_place {
+        control.stop()?;
     }
     let outcome = build(
         instance,
@@ -212,8 +246,7 @@ pub fn restore(instance: &Instance, arguments: &Arguments) -> Result<()> {
         &present,
     )?;
     if in_place {
-        say("starting the server");
-        instance.server.start()?;
+        control.start()?;
     } else {
         stay_out_of_the_archive(&destination)?;
     }
@@ -225,30 +258,15 @@ pub fn restore(instance: &Instance, arguments: &Arguments) -> Result<()> {
     finish(instance, arguments, &outcome, in_place)
 }
 
-/// Refuses to run as somebody who cannot run the server.
-fn check_user(destination: &Path) -> Result<()> {
-    let parent = destination.parent().unwrap_or(destination);
-    let owner = fs::metadata(destination)
-        .or_else(|_| fs::metadata(parent))
-        .with_context(|| format!("examine \"{}\"", parent.display()))?
-        .uid();
-    let user = nix::unistd::geteuid();
-    let name = |uid: nix::unistd::Uid| {
-        nix::unistd::User::from_uid(uid)
-            .ok()
-            .flatten()
-            .map_or_else(|| uid.to_string(), |user| user.name)
-    };
-    if user.is_root() {
-        return Err(Hinted::new(
-            "PostgreSQL does not run as root",
-            format!(
-                "run this as the owner of the data directory: `runuser -u {} -- backstay …`",
-                name(nix::unistd::Uid::from_raw(owner))
-            ),
-        )
-        .into());
-    }
+/// Gives up a restore that is unfinished.
+fn abandon(instance: &Instance, arguments: &Arguments) -> Result<()> {
+    let present = &instance.settings.postgresql.data_directory;
+    let destination = arguments.into.as_ref().unwrap_or(present);
+    Staging::take(destination)?.abandon(instance.server.programs())?;
+    say(&format!(
+        "the restore into \"{}\" was given up",
+        destination.display()
+    ));
     Ok(())
 }
 
@@ -626,35 +644,28 @@ fn build(
         }
         return Err(err);
     }
-    // Now that the server has stopped, what it has not archived is complete.
-    let mut contents = instance.contents()?;
-    let unarchived = Unarchived::in_data_directory(present, &contents)?;
-    let segments = unarchived.segments.iter().map(|(_, path)| path);
-    let histories = unarchived.histories.iter().map(|(_, path)| path);
-    for path in segments.chain(histories) {
-        offer(path, &staging.directory.join("pg_wal"))?;
-    }
-    unarchived.add_to(&mut contents);
-    durable_file::sync_file_system_of(&staging.directory)?;
-    let files_seconds = begin.elapsed().as_secs_f64();
-
-    let begin = Instant::now();
-    let end = recover(instance, staging, &recovery, &choice, in_place)?;
-    let replay_seconds = begin.elapsed().as_secs_f64();
-    let last = last_segment(&contents, &unarchived, &choice, &point);
-    check_end(&recovery, &point, &end, last, &contents).map_err(|err| {
-        Hinted::new(
-            format!("the recovery ended in another place than it should: {err:#}"),
-            format!(
-                "the restored files are in \"{}\" for you to look at; the present cluster was not touched, start it again or restore to another target",
-                staging.directory.display()
-            ),
-        )
-    })?;
-    say(&format!(
-        "recovery ended at {} ({}), timeline {}",
-        end.switch_point, end.reason, end.timeline
-    ));
+    let replayed = replay(
+        instance, staging, &recovery, &choice, &point, present, in_place,
+    );
+    let Replayed {
+        end,
+        files_end,
+        replay_seconds,
+    } = match replayed {
+        Ok(replayed) => replayed,
+        Err(err) => {
+            // What was made stays for a person to look at, and the present cluster may start again.
+            let failed = Journal {
+                step: Step::Failed,
+                ..journal
+            };
+            if let Err(err) = staging.write_journal(&failed) {
+                tool::report("could not note that the restore has failed", &err);
+            }
+            return Err(err);
+        }
+    };
+    let files_seconds = files_end.duration_since(begin).as_secs_f64();
 
     let spool = staging.directory.join("pg_wal").join(SEGMENT_STAGING);
     match fs::remove_dir_all(&spool) {
@@ -680,7 +691,62 @@ fn build(
     })
 }
 
-fn say(what: &str) {
+/// What replaying the WAL came to.
+struct Replayed {
+    end: RecoveryEnd,
+    /// When the last file was in place.
+    files_end: Instant,
+    replay_seconds: f64,
+}
+
+/// Adds what only the old server has, replays, and checks where that ended.
+fn replay(
+    instance: &Instance,
+    staging: &Staging,
+    recovery: &RecoveryTarget,
+    choice: &Choice,
+    point: &StartingPoint,
+    present: &Path,
+    in_place: bool,
+) -> Result<Replayed> {
+    // Now that the server has stopped, what it has not archived is complete.
+    let mut contents = instance.contents()?;
+    let unarchived = Unarchived::in_data_directory(present, &contents)?;
+    let segments = unarchived.segments.iter().map(|(_, path)| path);
+    let histories = unarchived.histories.iter().map(|(_, path)| path);
+    for path in segments.chain(histories) {
+        offer(path, &staging.directory.join("pg_wal"))?;
+    }
+    unarchived.add_to(&mut contents);
+    durable_file::sync_file_system_of(&staging.directory)?;
+    let files_end = Instant::now();
+
+    let begin = Instant::now();
+    let end = recover(instance, staging, recovery, choice, in_place)?;
+    let replay_seconds = begin.elapsed().as_secs_f64();
+    let last = last_segment(&contents, &unarchived, choice, point);
+    check_end(recovery, point, &end, last, &contents).map_err(|err| {
+        Hinted::new(
+            format!("the recovery ended in another place than it should: {err:#}"),
+            format!(
+                "the restored files are in \"{}\" for you to look at; the present cluster was not touched, start it again or restore to another target",
+                staging.directory.display()
+            ),
+        )
+    })?;
+    say(&format!(
+        "recovery ended at {} ({}), timeline {}",
+        end.switch_point, end.reason, end.timeline
+    ));
+    Ok(Replayed {
+        end,
+        files_end,
+        replay_seconds,
+    })
+}
+
+/// Says what happens now.
+pub fn say(what: &str) {
     tool::log(Level::Info, format_args!("{what}"));
 }
 
@@ -800,7 +866,8 @@ fn restore_command(config: &Path) -> Result<String> {
     // A percent sign would begin one of PostgreSQL's own placeholders.
     let word = |path: &Path| quoted(&path.display().to_string()).replace('%', "%%");
     Ok(format!(
-        "{} --config {} \"%f\" \"%p\"",
+        // What is restored from was chosen; an off-site copy that is away is none of its business.
+        "{} --config {} --local \"%f\" \"%p\"",
         word(&program),
         word(config)
     ))
@@ -897,7 +964,7 @@ fn finish(
     say("taking a base backup of the restored cluster");
     Command::new(sibling("pg-base-backup")?)
         .arg("--config")
-        .arg(&instance.config)
+        .arg(&instance.declared_config)
         .arg("--full")
         .run()
         .map(drop)

@@ -13,38 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use base_backups::{Progress, Record, Repository};
 use cluster::Programs;
-use serde::{Deserialize, Serialize};
+use restore_journal::{Journal, Places, Step};
 use settings::Format;
-use tool::{Hinted, Level};
-
-/// Suffix of the directory in which a restore is built.
-const STAGING: &str = ".backstay-staging";
-/// Suffix of the journal.
-const JOURNAL: &str = ".backstay-restore.json";
-/// Suffix of the lock.
-const LOCK: &str = ".backstay-restore.lock";
-
-/// How far a restore has come.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Journal {
-    /// What is being done.
-    pub step: Step,
-    /// Where the present cluster is kept.
-    pub kept: Option<PathBuf>,
-    /// Directories for tablespaces that this restore made.
-    pub tablespaces: Vec<PathBuf>,
-}
-
-/// A step of a restore.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Step {
-    /// The staging directory is being filled or recovered. It is worth nothing yet.
-    Building,
-    /// The staging directory is the restored cluster, checked. It only has to get its name.
-    Swapping,
-}
+use tool::{Hinted, Level, WithHint as _};
 
 /// The place where a restore is built, and the place where it goes.
 pub struct Staging {
@@ -52,14 +23,23 @@ pub struct Staging {
     pub destination: PathBuf,
     /// Where it is built.
     pub directory: PathBuf,
-    journal: PathBuf,
+    places: Places,
     _lock: durable_file::Lock,
 }
 
 impl Staging {
     /// Takes the place beside `destination`.
     pub fn take(destination: &Path) -> Result<Self> {
-        let lock = durable_file::try_lock(&durable_file::with_suffix(destination, LOCK))?
+        let places = Places::beside(destination);
+        let lock = places
+            .try_lock()
+            .with_hint(|| {
+                format!(
+                    "user \"{}\", whom the data belongs to or who runs this, has to be able to write in the directory above \"{}\"",
+                    user_name(),
+                    destination.display()
+                )
+            })?
             .ok_or_else(|| {
                 anyhow!(
                     "another restore into \"{}\" is running",
@@ -68,31 +48,50 @@ impl Staging {
             })?;
         Ok(Self {
             destination: destination.to_owned(),
-            directory: durable_file::with_suffix(destination, STAGING),
-            journal: durable_file::with_suffix(destination, JOURNAL),
+            directory: places.staging.clone(),
+            places,
             _lock: lock,
         })
     }
 
-    fn read_journal(&self) -> Result<Option<Journal>> {
-        match fs::read(&self.journal) {
-            Ok(text) => serde_json::from_slice(&text)
-                .with_context(|| format!("read \"{}\"", self.journal.display())),
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(err) => Err(err).with_context(|| format!("read \"{}\"", self.journal.display())),
-        }
-    }
-
     /// Writes down how far the restore has come, durably.
     pub fn write_journal(&self, journal: &Journal) -> Result<()> {
-        let text = serde_json::to_vec_pretty(journal).context("write the journal")?;
-        durable_file::replace(&self.journal, &text)
+        self.places.write_journal(journal)
+    }
+
+    /// Gives up a restore that was interrupted or has failed, and goes on with the present cluster.
+    pub fn abandon(&self, programs: &Programs) -> Result<()> {
+        let Some(journal) = self.places.read_journal()? else {
+            bail!(
+                "no restore into \"{}\" is unfinished",
+                self.destination.display()
+            );
+        };
+        if journal.step == Step::Swapping {
+            return Err(Hinted::new(
+                "the restored cluster is complete and only has to be put in its place",
+                "run the same restore again, which does so; the cluster as it was before is kept",
+            )
+            .into());
+        }
+        self.stop_recovery(programs)?;
+        self.discard(&journal.tablespaces)
+    }
+
+    /// Stops a recovery that has outlived the restore that started it.
+    fn stop_recovery(&self, programs: &Programs) -> Result<()> {
+        if self.directory.join("PG_VERSION").exists()
+            && cluster::is_running_in(programs, &self.directory)?
+        {
+            cluster::stop_in(programs, &self.directory, Duration::from_hours(1))?;
+        }
+        Ok(())
     }
 
     /// Deals with what an interrupted restore left: finishes it if only its last step was missing,
     /// removes it otherwise. Returns whether it was finished.
     pub fn resume(&self, programs: &Programs) -> Result<bool> {
-        let Some(journal) = self.read_journal()? else {
+        let Some(journal) = self.places.read_journal()? else {
             if fs::symlink_metadata(&self.directory).is_ok() {
                 return Err(Hinted::new(
                     format!(
@@ -109,12 +108,7 @@ impl Staging {
             self.swap(journal.kept.as_deref())?;
             return Ok(true);
         }
-        if self.directory.join("PG_VERSION").exists()
-            && cluster::is_running_in(programs, &self.directory)?
-        {
-            // The recovery outlived the restore that started it.
-            cluster::stop_in(programs, &self.directory, Duration::from_hours(1))?;
-        }
+        self.stop_recovery(programs)?;
         tool::log(
             Level::Info,
             format_args!(
@@ -136,7 +130,7 @@ impl Staging {
                 _ => {}
             }
         }
-        durable_file::remove(&self.journal)
+        self.places.remove_journal()
     }
 
     /// Gives the restored cluster its name; what had it is kept under the name `kept`.
@@ -157,8 +151,17 @@ impl Staging {
             }
             durable_file::move_to_new_name(&self.directory, &self.destination)?;
         }
-        durable_file::remove(&self.journal)
+        self.places.remove_journal()
     }
+}
+
+/// The user as whom this works.
+fn user_name() -> String {
+    let user = nix::unistd::geteuid();
+    nix::unistd::User::from_uid(user)
+        .ok()
+        .flatten()
+        .map_or_else(|| user.to_string(), |user| user.name)
 }
 
 /// Refuses a destination that cannot be swapped: a mount point, or one on another file system.

@@ -33,9 +33,7 @@ pub fn show(instance: &Instance, json: bool) -> Result<()> {
 fn collect(instance: &Instance) -> Result<Vec<Shown>> {
     let records = instance.repository()?.list()?;
     let points = starting_points(&records);
-    let mut contents = instance.contents()?;
-    let unarchived = instance.unarchived(&contents)?;
-    unarchived.add_to(&mut contents);
+    let (contents, unarchived) = instance.wal()?;
     let mut ends: BTreeMap<(TimelineId, Lsn), Option<Timestamp>> = BTreeMap::new();
     let mut shown = Vec::new();
     for window in restore_plan::windows(&points, &contents.plan) {

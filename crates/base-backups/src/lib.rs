@@ -13,8 +13,10 @@
 //! the backup's manifest for damage.
 
 pub mod manifest;
+mod presence;
 mod repository;
 mod unpack;
 
+pub use presence::look_over;
 pub use repository::{Kind, Record, Repository, Unfinished};
 pub use unpack::{Progress, check, restore_into};

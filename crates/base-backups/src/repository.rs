@@ -149,6 +149,17 @@ impl Repository {
         })
     }
 
+    /// Whether the directory `root` says that it holds base backups, of whichever instance.
+    ///
+    /// # Errors
+    ///
+    /// Fails when that cannot be seen.
+    pub fn is_at(root: &Path) -> Result<bool> {
+        let path = root.join(OURS).join(REPOSITORY);
+        path.try_exists()
+            .with_context(|| format!("examine \"{}\"", path.display()))
+    }
+
     /// Makes `root` the directory for the base backups of `instance`. Running it again changes
     /// nothing.
     ///
@@ -157,7 +168,7 @@ impl Repository {
     /// Fails when it is another instance's, or cannot be written.
     pub fn init(root: &Path, instance: &str) -> Result<Self> {
         let ours = root.join(OURS);
-        if !ours.join(REPOSITORY).exists() {
+        if !Self::is_at(root)? {
             durable_file::ensure_directory(&ours)?;
             let owner = Owner {
                 format_version: FORMAT_VERSION,
@@ -329,6 +340,36 @@ impl Repository {
         Ok(names)
     }
 
+    /// Finds a base backup, finished or not, or anything else that somebody put here.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a directory cannot be listed: what cannot be seen must not pass for absent.
+    pub fn something(&self) -> Result<Option<PathBuf>> {
+        if let Some(name) = self.recorded_names()?.into_iter().next() {
+            return Ok(Some(self.record_path(&name)));
+        }
+        for entry in
+            fs::read_dir(&self.root).with_context(|| format!("list \"{}\"", self.root.display()))?
+        {
+            let entry = entry.with_context(|| format!("list \"{}\"", self.root.display()))?;
+            let name = entry.file_name();
+            if name == OURS || durable_file::is_of_the_file_system(&name) {
+                continue;
+            }
+            let path = entry.path();
+            let found = if entry.path().is_dir() {
+                durable_file::something_in(&path)?
+            } else {
+                Some(path)
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
     /// The relations of the cluster at the time of the backup `name`.
     ///
     /// # Errors
@@ -475,5 +516,30 @@ impl Record {
         }
         chain.reverse();
         Ok(chain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_left_of_a_base_backup_is_something() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        assert!(!Repository::is_at(root).unwrap());
+        let repository = Repository::init(root, "main").unwrap();
+        assert!(Repository::is_at(root).unwrap());
+        fs::create_dir(root.join("lost+found")).unwrap();
+        fs::create_dir(root.join("20261121-020000.partial")).unwrap();
+        assert_eq!(repository.something().unwrap(), None);
+        // Half a backup, and a record whose backup is gone: there was a cluster.
+        let file = root.join("20261121-020000.partial/PG_VERSION");
+        fs::write(&file, "16\n").unwrap();
+        assert_eq!(repository.something().unwrap(), Some(file.clone()));
+        fs::remove_file(file).unwrap();
+        let record = repository.record_path("20261121-020000");
+        fs::write(&record, "{}").unwrap();
+        assert_eq!(repository.something().unwrap(), Some(record));
     }
 }

@@ -15,9 +15,11 @@ use settings::Postgresql;
 use tool::{Hinted, WithHint as _};
 use wal::{ControlFile, Lsn, SegmentSize, SystemIdentifier, TimelineId};
 
+mod answer;
 mod recovery;
 mod relations;
 
+pub use answer::Answer;
 pub use recovery::{Recovery, RecoveryEnd};
 pub use relations::{Relation, Relations};
 
@@ -373,6 +375,12 @@ impl Server {
 ///
 /// Fails when the server does not answer or refuses.
 pub fn connect(directory: &Path, port: u16, role: &str, database: &str) -> Result<Client> {
+    configuration(directory, port, role, database)
+        .connect(NoTls)
+        .map_err(|err| refused(&err, directory, port))
+}
+
+fn configuration(directory: &Path, port: u16, role: &str, database: &str) -> postgres::Config {
     let mut config = postgres::Config::new();
     config
         .host_path(directory)
@@ -381,18 +389,19 @@ pub fn connect(directory: &Path, port: u16, role: &str, database: &str) -> Resul
         .dbname(database)
         .application_name("backstay")
         .connect_timeout(Duration::from_secs(10));
-    config.connect(NoTls).map_err(|err| {
-        let cause =
-            std::error::Error::source(&err).map_or_else(|| err.to_string(), ToString::to_string);
-        Hinted::new(
-            format!(
-                "connect to the server at \"{}\", port {port}: {cause}",
-                directory.display()
-            ),
-            "is the server running, and may this user connect over the socket?",
-        )
-        .into()
-    })
+    config
+}
+
+fn refused(err: &postgres::Error, directory: &Path, port: u16) -> anyhow::Error {
+    let cause = std::error::Error::source(err).map_or_else(|| err.to_string(), ToString::to_string);
+    Hinted::new(
+        format!(
+            "connect to the server at \"{}\", port {port}: {cause}",
+            directory.display()
+        ),
+        "is the server running, and may this user connect over the socket?",
+    )
+    .into()
 }
 
 /// Whether a server runs in `data_directory`.

@@ -132,6 +132,8 @@ impl Recovery {
             ("hot_standby", "off".into()),
             // Nothing but the recovery writes.
             ("autovacuum", "off".into()),
+            // A subscription of the restored cluster would take over the slot that the original uses.
+            ("max_logical_replication_workers", "0".into()),
             // With an empty command PostgreSQL keeps what is to be archived until there is one.
             (
                 "archive_mode",

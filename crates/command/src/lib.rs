@@ -14,6 +14,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+mod conversation;
+mod input;
+
+pub use conversation::Conversation;
+pub use input::Answered;
+
 /// Environment variables that a program keeps: where it may put temporary files, who runs it, and
 /// how to reach its libraries.
 const KEPT_ENVIRONMENT: [&str; 7] = [
@@ -332,6 +338,21 @@ impl Command {
         Ok(Started { child })
     }
 
+    /// Starts the program in a process group of its own, with the output of this process, and returns
+    /// without waiting.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be started.
+    pub fn start(&self) -> Result<Started> {
+        let child = self
+            .prepared()
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("run \"{}\"", self.program.display()))?;
+        Ok(Started { child })
+    }
+
     /// Starts the program on its own, with no output, and forgets it.
     ///
     /// # Errors
@@ -514,10 +535,10 @@ mod tests {
     fn a_child_that_is_left_behind_is_not_waited_for() {
         let directory = tempfile::tempdir().unwrap();
         let end = directory.path().join("end");
-        // The child keeps the pipe open until the test lets it end, by a file that it takes away.
+        // The child keeps the pipe open until it is ended or the test lets it end.
+        let script = "{ until [ -e \"$0\" ]; do sleep 0.05; done; } & echo $! > \"$0.id\"; echo a reason >&2; exit 1";
         let err = Command::new("/bin/sh")
-            .arg("-c")
-            .arg("{ until rm \"$0\" 2>/dev/null; do sleep 0.05; done; } & echo a reason >&2; exit 1")
+            .args(["-c", script])
             .arg(&end)
             .run_watching(|_| ())
             .unwrap_err();
@@ -527,7 +548,10 @@ mod tests {
             "{message}"
         );
         std::fs::write(&end, "").unwrap();
-        while end.exists() {
+        let id = std::fs::read_to_string(directory.path().join("end.id")).unwrap();
+        let state = format!("/proc/{}/stat", id.trim());
+        // Gone, or dead and not yet collected by whoever has become its parent.
+        while std::fs::read_to_string(&state).is_ok_and(|stat| !stat.contains(") Z ")) {
             std::thread::sleep(Duration::from_millis(20));
         }
     }

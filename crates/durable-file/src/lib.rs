@@ -4,7 +4,7 @@
 //! storage, and a function that changes a directory returns after that directory has been synced:
 //! POSIX lets a crash undo a link or a rename whose directory was not.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 
 /// Mode of files that this crate creates: WAL holds everything that the database holds.
 pub const FILE_MODE: u32 = 0o640;
@@ -355,7 +355,24 @@ pub fn sync_file_system_of(directory: &Path) -> Result<()> {
 /// A lock that ends with the process that holds it, however that process ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    file: Flock<File>,
+}
+
+impl Lock {
+    /// Lets the programs that this process starts from now on hold the lock too, for as long as one of
+    /// them lives.
+    ///
+    /// A program that is left behind by a killed owner goes on writing. Whoever comes next must not
+    /// take the place for free.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the operating system refuses.
+    pub fn share_with_children(&self) -> Result<()> {
+        fcntl(&*self.file, FcntlArg::F_SETFD(FdFlag::empty()))
+            .map(drop)
+            .context("share a lock with the programs that are started")
+    }
 }
 
 /// Takes the lock file `path`, which is created when absent.
@@ -386,7 +403,7 @@ fn lock(path: &Path, how: FlockArg) -> Result<Option<Lock>> {
         .open(path)
         .with_context(|| format!("open lock \"{}\"", path.display()))?;
     match Flock::lock(file, how) {
-        Ok(file) => Ok(Some(Lock { _file: file })),
+        Ok(file) => Ok(Some(Lock { file })),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, errno)) => Err(errno).with_context(|| format!("lock \"{}\"", path.display())),
     }
@@ -432,6 +449,55 @@ impl std::fmt::Display for FileIdentity {
             self.changed_nanoseconds
         )
     }
+}
+
+/// Names of what a file system makes by itself at its top.
+const OF_THE_FILE_SYSTEM: [&str; 2] = ["lost+found", ".zfs"];
+
+/// Whether `name`, seen in a directory, is the file system's own and no content.
+#[must_use]
+pub fn is_of_the_file_system(name: &OsStr) -> bool {
+    OF_THE_FILE_SYSTEM.iter().any(|own| name == *own)
+}
+
+/// Finds something below `directory` that somebody put there. Empty directories, temporary files of
+/// this crate and what the file system makes by itself do not count: an interrupted beginning leaves
+/// them.
+///
+/// # Errors
+///
+/// Fails when a directory cannot be listed: what cannot be seen must not pass for absent. One that
+/// does not exist holds nothing.
+pub fn something_in(directory: &Path) -> Result<Option<PathBuf>> {
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+            Err(err) => {
+                return Err(err).with_context(|| format!("list \"{}\"", directory.display()));
+            }
+        };
+        for entry in entries {
+            let entry = entry.with_context(|| format!("list \"{}\"", directory.display()))?;
+            let name = entry.file_name();
+            if is_of_the_file_system(&name) {
+                continue;
+            }
+            let kind = entry
+                .file_type()
+                .with_context(|| format!("examine \"{}\"", entry.path().display()))?;
+            if kind.is_dir() {
+                directories.push(entry.path());
+            } else if !name
+                .as_encoded_bytes()
+                .starts_with(TEMPORARY_PREFIX.as_bytes())
+            {
+                return Ok(Some(entry.path()));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Opens the regular file `path` for reading, without following a link and without waiting.

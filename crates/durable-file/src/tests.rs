@@ -141,3 +141,42 @@ fn another_content_has_another_identity() {
     fs::write(&path, "two").unwrap();
     assert_ne!(before, FileIdentity::of(&fs::metadata(&path).unwrap()));
 }
+
+#[test]
+fn what_somebody_put_there_is_found_however_deep_and_beginnings_do_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("a/b");
+    assert_eq!(something_in(&dir.path().join("absent")).unwrap(), None);
+    ensure_directory(&deep).unwrap();
+    fs::write(dir.path().join(".tmp-manifest.1.0"), "half").unwrap();
+    for own in ["lost+found", ".zfs"] {
+        fs::create_dir(dir.path().join(own)).unwrap();
+        fs::write(dir.path().join(own).join("file"), "").unwrap();
+    }
+    assert_eq!(something_in(dir.path()).unwrap(), None);
+    let link = deep.join("link");
+    std::os::unix::fs::symlink("/nowhere", &link).unwrap();
+    assert_eq!(something_in(dir.path()).unwrap(), Some(link));
+}
+
+#[test]
+fn a_directory_that_cannot_be_listed_is_not_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(something_in(&file).is_err());
+}
+
+#[test]
+fn a_lock_that_is_shared_with_children_is_held_by_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lock");
+    let lock = try_lock(&path).unwrap().unwrap();
+    let is_inherited = |lock: &Lock| {
+        let flags = fcntl(&*lock.file, FcntlArg::F_GETFD).unwrap();
+        !FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC)
+    };
+    assert!(!is_inherited(&lock));
+    lock.share_with_children().unwrap();
+    assert!(is_inherited(&lock));
+}

@@ -4,6 +4,7 @@
 //! manifest, and the archive holds every WAL file that a restore of it needs. Until then it has
 //! another name and no record.
 
+mod metrics;
 mod progress;
 
 use std::path::{Path, PathBuf};
@@ -71,7 +72,9 @@ fn main() -> ExitCode {
     tool::run(PROGRAM, |cli: Cli| {
         let settings = tool::read_settings(&cli.config)?;
         if !cli.check_config {
-            let record = take(&settings, &cli)?;
+            let taken = take(&settings, &cli);
+            metrics::write(&settings, taken.is_ok());
+            let record = taken?;
             if cli.json {
                 tool::print(&(serde_json::to_string_pretty(&record)? + "\n"))?;
             }

@@ -212,6 +212,7 @@ fn take(zfs: &Zfs, declared: &Datasets, step: &Step) -> Result<()> {
                 )
                 .into());
             }
+            root::make_parents(path)?;
             zfs.mount(name)
         }
     }

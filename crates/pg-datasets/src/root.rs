@@ -1,4 +1,5 @@
-//! Owner and mode of a mounted directory: of that directory alone, never of what is in it.
+//! Owner and mode of a mounted directory: of that directory alone, never of what is in it. And the
+//! directories on the way to it.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -42,6 +43,30 @@ pub fn settle(dataset: &Dataset, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes those of the directories above `path` that are missing, with mode 0755. What is there stays as
+/// it is.
+///
+/// `zfs mount` would make them with the umask of this program, under which nobody but root gets to what
+/// is mounted below.
+///
+/// # Errors
+///
+/// Fails when one cannot be made; those above it are there then.
+pub fn make_parents(path: &Path) -> Result<()> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .skip(1)
+        .take_while(|parent| !parent.exists())
+        .collect();
+    for parent in missing.into_iter().rev() {
+        std::fs::create_dir(parent).with_context(|| format!("create \"{}\"", parent.display()))?;
+        // Whatever the umask is.
+        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("set the mode of \"{}\"", parent.display()))?;
+    }
+    Ok(())
+}
+
 fn metadata(directory: &File, path: &Path) -> Result<std::fs::Metadata> {
     directory
         .metadata()
@@ -75,18 +100,15 @@ mod tests {
     use super::*;
 
     fn declared(owner: Option<&str>, mode: Option<&str>) -> Dataset {
-        let mut text = String::from(r#"{"name": "tank/a", "mountpoint": "/srv/a""#);
-        if let Some(owner) = owner {
-            text.push_str(&format!(r#", "owner": "{owner}""#));
+        Dataset {
+            name: "tank/a".into(),
+            mountpoint: settings::Mountpoint::At("/srv/a".into()),
+            owner: owner.map(String::from),
+            group: None,
+            mode: mode.map(String::from),
+            properties: std::collections::BTreeMap::new(),
+            purpose: None,
         }
-        if let Some(mode) = mode {
-            text.push_str(&format!(r#", "mode": "{mode}""#));
-        }
-        text.push('}');
-        settings::Datasets::parse(&format!(r#"{{"datasets": [{text}]}}"#))
-            .unwrap()
-            .datasets
-            .remove(0)
     }
 
     #[test]
@@ -108,6 +130,21 @@ mod tests {
         let err = settle(&declared(Some("nobody-at-all"), None), directory.path()).unwrap_err();
         assert_eq!(err.to_string(), "there is no user \"nobody-at-all\"");
         assert!(tool::hint_of(&err).is_some());
+    }
+
+    #[test]
+    fn directories_on_the_way_to_a_mount_can_be_entered_by_everybody() {
+        let directory = tempfile::tempdir().unwrap();
+        let there = directory.path().join("there");
+        std::fs::create_dir(&there).unwrap();
+        std::fs::set_permissions(&there, std::fs::Permissions::from_mode(0o700)).unwrap();
+        make_parents(&there.join("a/b/mount")).unwrap();
+        make_parents(&there.join("a/b/mount")).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&there), 0o700);
+        assert_eq!(mode(&there.join("a")), 0o755);
+        assert_eq!(mode(&there.join("a/b")), 0o755);
+        assert!(!there.join("a/b/mount").exists());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use clap::Parser;
 use jiff::Timestamp;
 use retention::{Backup, Inventory, Plan, Policy};
 use settings::Settings;
+use textfile::{File, Writer, table};
 use tool::{Hinted, Level, Program};
 use wal::SegmentSize;
 
@@ -49,14 +50,45 @@ struct Cli {
 fn main() -> ExitCode {
     tool::run(PROGRAM, |cli: Cli| {
         let settings = tool::read_settings(&cli.config)?;
-        if !cli.check_config {
-            prune(&settings, &cli)?;
+        if cli.check_config {
+            return Ok(ExitCode::SUCCESS);
         }
+        let pruned = prune(&settings, &cli);
+        // To show a plan is no run of which somebody wants to know.
+        if !cli.plan {
+            measure(&settings, pruned.as_ref().ok());
+        }
+        pruned?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-fn prune(settings: &Settings, cli: &Cli) -> Result<()> {
+/// What a run removed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Removed {
+    base_backups: usize,
+    wal_files: usize,
+}
+
+/// Writes the metrics of a run that removed this, or failed.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus knows no other numbers; up to 2^53 they are exact"
+)]
+fn measure(settings: &Settings, removed: Option<&Removed>) {
+    let mut file = File::new(Writer::Prune, &settings.instance);
+    let now = Timestamp::now().as_duration().as_secs_f64();
+    file.set(&table::PRUNE_LAST_RUN, now);
+    let success = if removed.is_some() { 1.0 } else { 0.0 };
+    file.set(&table::PRUNE_LAST_RUN_SUCCESS, success);
+    if let Some(removed) = removed {
+        file.set(&table::PRUNE_REMOVED_BACKUPS, removed.base_backups as f64);
+        file.set(&table::PRUNE_REMOVED_WAL, removed.wal_files as f64);
+    }
+    file.write_or_warn(settings.metrics.as_ref().map(|m| m.directory.as_path()));
+}
+
+fn prune(settings: &Settings, cli: &Cli) -> Result<Removed> {
     let declared = settings.base_backup.as_ref().ok_or_else(|| {
         Hinted::new(
             "the settings declare no base backups",
@@ -67,7 +99,8 @@ fn prune(settings: &Settings, cli: &Cli) -> Result<()> {
     let archive = Archive::open(&settings.archive.directory, &settings.instance)?;
     if cli.plan {
         let plan = plan(settings, &repository, &archive)?;
-        return show(&plan, cli.json);
+        show(&plan, cli.json)?;
+        return Ok(Removed::default());
     }
     let lock = repository.lock()?;
     let _no_restores = repository.lock_out_restores()?;
@@ -89,7 +122,10 @@ fn prune(settings: &Settings, cli: &Cli) -> Result<()> {
             plan.keep.len()
         ),
     );
-    Ok(())
+    Ok(Removed {
+        base_backups: plan.remove_backups.len(),
+        wal_files: plan.remove_wal.len(),
+    })
 }
 
 fn plan(settings: &Settings, repository: &Repository, archive: &Archive) -> Result<Plan> {

@@ -4,6 +4,7 @@
 //! 1 to 125 is "there is no such file, recovery may end here", and anything above stops recovery. So
 //! 1 has one meaning only, and everything that is not proven absence is [`PROGRAM`]'s failure.
 
+mod off_site;
 mod prefetch;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use clap::Parser;
 use settings::Settings;
 use tool::{Hinted, Program};
 use wal::{SystemIdentifier, WalFileName};
+
+use crate::off_site::OffSite;
 
 /// Above 125, so that PostgreSQL stops instead of promoting a half-restored server.
 const PROGRAM: Program = Program {
@@ -36,6 +39,10 @@ struct Cli {
     /// Check the settings file, then exit
     #[arg(long)]
     check_config: bool,
+
+    /// Ask the archives on this machine only, and no off-site copy
+    #[arg(long)]
+    local: bool,
 
     /// Fetch the segments after NAME into DESTINATION's directory ahead of recovery; started by an
     /// ordinary call
@@ -64,7 +71,7 @@ fn main() -> ExitCode {
             PROGRAM,
         );
         let name = WalFileName::parse(name).map_err(|err| anyhow::anyhow!("{err}"))?;
-        let archives = Archives::open(&settings, destination)?;
+        let archives = Archives::open(&settings, destination, cli.local || cli.ahead)?;
         if cli.ahead {
             prefetch::fetch_ahead(&settings.archive, &archives, &name, destination)?;
             return Ok(ExitCode::SUCCESS);
@@ -87,13 +94,15 @@ fn main() -> ExitCode {
 /// The archive and its further sources, for one cluster.
 struct Archives {
     sources: Vec<Archive>,
+    /// What is asked last, since it takes longest.
+    off_site: Option<OffSite>,
     system_identifier: SystemIdentifier,
 }
 
 impl Archives {
     /// Opens every declared archive. One that cannot be opened is an error now, not once it is
     /// needed: a file counts as absent only when each of them has said so.
-    fn open(settings: &Settings, destination: &Path) -> Result<Self> {
+    fn open(settings: &Settings, destination: &Path, local: bool) -> Result<Self> {
         let first = Archive::open(&settings.archive.directory, &settings.instance)?;
         let system_identifier = recovering_cluster(&first, destination)?;
         first.cluster(system_identifier)?;
@@ -103,6 +112,7 @@ impl Archives {
         }
         Ok(Self {
             sources,
+            off_site: (!local && !settings.restic.is_empty()).then(|| OffSite::of(settings)),
             system_identifier,
         })
     }
@@ -123,6 +133,16 @@ impl Archives {
                 }
                 Ok(Fetched::NotInArchive) => {}
                 Err(err) => first_error = first_error.or(Some(err)),
+            }
+        }
+        if let (Some(off_site), Some(first)) = (&self.off_site, self.sources.first()) {
+            let cluster = first.cluster(self.system_identifier)?;
+            let fetched = off_site.get(first, cluster, name, staging, destination)?;
+            if fetched == Fetched::Yes {
+                if let Some(err) = first_error {
+                    tool::report("took a WAL file from off-site", &err);
+                }
+                return Ok(fetched);
             }
         }
         first_error.map_or(Ok(Fetched::NotInArchive), Err)

@@ -23,6 +23,10 @@ pub struct ResticRepository {
     /// File with environment variables, such as keys of an object store.
     #[serde(default)]
     pub environment_file: Option<PathBuf>,
+    /// The host under whose name the copies are stored. Without it the snapshots of an instance of this
+    /// name have to be of one host.
+    #[serde(default)]
+    pub host: Option<String>,
     /// What is copied there, and by which unit.
     #[serde(default)]
     pub jobs: Vec<ResticJob>,
@@ -163,6 +167,11 @@ pub(crate) fn check_restic(repositories: &[ResticRepository], findings: &mut Fin
             );
         }
         findings.text(key("repository"), &repository.repository, 4096);
+        if let Some(host) = &repository.host
+            && !is_plain_name(host)
+        {
+            findings.say(key("host"), format!("\"{host}\" is no name of a host"));
+        }
         findings.path(key("passwordFile"), &repository.password_file);
         if let Some(file) = &repository.environment_file {
             findings.path(key("environmentFile"), file);

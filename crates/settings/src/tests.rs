@@ -379,11 +379,18 @@ fn copies_and_rehearsals_name_what_they_need() {
                 { "name": "cloud", "repository": "s3:https://s3.example/bucket", "passwordFile": "/p" } ],
            "snapshots": { "dataset": "tank/pg/main", "archiveDataset": "tank/pg/main-wal" },
            "drill": { "directory": "/drill", "sources": ["local", "restic", "snapshot"],
-                      "checks": [ { "database": "app", "query": "select count(*) > 0 from orders" } ] }"#,
+                      "checks": [ { "database": "app", "query": "select count(*) > 0 from orders" } ],
+                      "canary": {} }"#,
     );
     let settings = Settings::parse(&text).unwrap();
     assert_eq!(settings.snapshots.unwrap().hold_tag, "backstay");
-    assert_eq!(settings.drill.unwrap().deadline_seconds, 14_400);
+    let drill = settings.drill.unwrap();
+    assert_eq!(drill.deadline_seconds, 14_400);
+    let canary = drill.canary.unwrap();
+    assert_eq!(
+        (canary.database.as_str(), canary.interval_seconds),
+        ("backstay_canary", 5)
+    );
 
     assert_problems(
         &with(
@@ -393,9 +400,13 @@ fn copies_and_rehearsals_name_what_they_need() {
                 { "name": "a", "repository": "/r", "passwordFile": "/p", "environmentFile": "../e" } ],
                "snapshots": { "dataset": "tank/a", "archiveDataset": "tank/a", "holdTag": "a b" },
                "drill": { "directory": "/drill", "sources": ["local", "local"], "deadlineSeconds": 0,
-                          "checks": [ { "database": "", "query": " " } ] }"#,
+                          "checks": [ { "database": "", "query": " " } ],
+                          "canary": { "database": "postgres", "intervalSeconds": 0, "rowsKept": 1 } }"#,
         ),
         &[
+            r#"drill.canary.database: "postgres" is a database of PostgreSQL's own; the canary has one to itself"#,
+            "drill.canary.intervalSeconds: 0 is not 1 to 3600",
+            "drill.canary.rowsKept: 1 is not 2 to 1000000",
             "drill.checks.[0].database: is empty",
             "drill.checks.[0].query: is empty",
             "drill.deadlineSeconds: 0 is not 1 to 2592000",

@@ -22,15 +22,26 @@ pub fn is_available() -> bool {
 ///
 /// Fails when the program cannot be traced or does not end with status 0.
 pub fn count_calls(command: &Command, log: &Path) -> Result<BTreeMap<String, u32>> {
-    let run = Run::of(&traced(command, log, &[]))?.expect_success()?;
+    count(&traced(command, log, &["-f"]), log)
+}
+
+/// How often `command` makes each system call itself. Those of programs that it runs are not counted.
+///
+/// # Errors
+///
+/// Fails as [`count_calls`] does.
+pub fn count_own_calls(command: &Command, log: &Path) -> Result<BTreeMap<String, u32>> {
+    count(&traced(command, log, &[]), log)
+}
+
+fn count(traced: &Command, log: &Path) -> Result<BTreeMap<String, u32>> {
+    let run = Run::of(traced)?.expect_success()?;
     let text = std::fs::read_to_string(log)
         .with_context(|| format!("read \"{}\" of {}", log.display(), run.line))?;
     let mut calls = BTreeMap::new();
     for line in text.lines() {
         // With -f each line begins with a process id; `<... read resumed>` is no call of its own.
-        let Some((_, rest)) = line.split_once(' ') else {
-            continue;
-        };
+        let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
         let Some((name, _)) = rest.trim_start().split_once('(') else {
             continue;
         };
@@ -58,13 +69,30 @@ pub fn run_with_fault(
     number: u32,
 ) -> Result<Run> {
     let inject = format!("inject={name}:{fault}:when={number}");
+    Run::of(&traced(command, log, &["-f", "-e", &inject]))
+}
+
+/// Runs `command` with `fault` at the `number`th call of `name` that it makes itself. What it runs goes
+/// on undisturbed, even when `command` is killed.
+///
+/// # Errors
+///
+/// Fails when the program cannot be traced.
+pub fn run_with_own_fault(
+    command: &Command,
+    log: &Path,
+    name: &str,
+    fault: &str,
+    number: u32,
+) -> Result<Run> {
+    let inject = format!("inject={name}:{fault}:when={number}");
     Run::of(&traced(command, log, &["-e", &inject]))
 }
 
 fn traced(command: &Command, log: &Path, arguments: &[&str]) -> Command {
     command.clone().wrapped_in(
         STRACE,
-        ["-f", "-qq", "-o", &log.display().to_string()]
+        ["-qq", "-o", &log.display().to_string()]
             .iter()
             .copied()
             .chain(arguments.iter().copied()),

@@ -19,7 +19,7 @@ pub struct Tool {
 }
 
 /// What the tests use beside the server.
-pub const TEST_TOOLS: [Tool; 5] = [
+pub const TEST_TOOLS: [Tool; 9] = [
     Tool {
         program: "strace",
         package: "strace",
@@ -37,8 +37,48 @@ pub const TEST_TOOLS: [Tool; 5] = [
         package: "faketime",
     },
     Tool {
+        program: "restic",
+        package: "restic",
+    },
+    Tool {
+        program: "apprise",
+        package: "apprise",
+    },
+    Tool {
+        program: "prometheus-node-exporter",
+        package: "prometheus-node-exporter",
+    },
+    Tool {
+        program: "nix-instantiate",
+        package: "nix-bin",
+    },
+    Tool {
         program: "mmdebstrap",
         package: "mmdebstrap",
+    },
+];
+
+/// What the lab boots hosts with.
+pub const LAB_TOOLS: [Tool; 5] = [
+    Tool {
+        program: "mmdebstrap",
+        package: "mmdebstrap",
+    },
+    Tool {
+        program: "systemd-nspawn",
+        package: "systemd-container",
+    },
+    Tool {
+        program: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+    },
+    Tool {
+        program: "mke2fs",
+        package: "e2fsprogs",
+    },
+    Tool {
+        program: "python3",
+        package: "python3",
     },
 ];
 

@@ -6,9 +6,13 @@ mod campaign;
 mod debian;
 mod demo;
 mod fuzz;
+mod lab;
 mod libtest;
+mod metrics;
+mod modules;
 mod place;
 mod process;
+mod rendered;
 mod rootfs;
 mod schema;
 mod test;
@@ -31,6 +35,8 @@ enum Command {
     Campaign(campaign::Arguments),
     Fuzz(fuzz::Arguments),
     Schema(schema::Arguments),
+    Render(modules::Arguments),
+    Lab(lab::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +49,8 @@ fn main() -> ExitCode {
         Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
+        Command::Render(arguments) => modules::run(&arguments),
+        Command::Lab(arguments) => lab::run(&arguments),
     };
     outcome.unwrap_or_else(|err| {
         eprintln!("could not do it: {err:#}");

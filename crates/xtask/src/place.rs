@@ -133,19 +133,19 @@ impl Place {
         })
     }
 
-    /// The system that `recipe` makes.
+    /// The system that `recipe` makes, with PostgreSQL `major`.
     ///
     /// # Errors
     ///
     /// Fails when it cannot be made; the reason is fit for a list of what was skipped.
-    pub fn system(recipe: Recipe) -> Result<Self> {
+    pub fn system(major: u32, recipe: Recipe) -> Result<Self> {
         let system = rootfs::get(recipe)?;
         let path = system.join("etc/passwd");
         let passwd =
             fs::read_to_string(&path).with_context(|| format!("read \"{}\"", path.display()))?;
         Ok(Self {
-            major: recipe.major,
-            server: format!("/usr/lib/postgresql/{}/bin", recipe.major).into(),
+            major,
+            server: format!("/usr/lib/postgresql/{major}/bin").into(),
             user: Some(
                 find_user(&passwd)
                     .with_context(|| format!("find user \"{USER}\" in \"{}\"", path.display()))?,
@@ -171,7 +171,7 @@ impl Place {
                 "PostgreSQL {major} is not installed, and there is no recipe for a system with it"
             )
         })?;
-        Self::system(recipe)
+        Self::system(major, recipe)
     }
 
     /// The name in reports.

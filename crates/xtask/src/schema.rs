@@ -1,20 +1,44 @@
-//! `cargo xtask schema`: the settings file in the reference, as a JSON Schema and as a page to read.
+//! `cargo xtask schema`: the settings files in the reference, as JSON Schemas and as pages to read.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::artifacts;
+use crate::{artifacts, metrics};
 
-/// Where the schema stands, from the root of the workspace.
-const SCHEMA: &str = "docs/reference/settings.schema.json";
-/// Where the page stands.
-const PAGE: &str = "docs/reference/settings.md";
+/// A kind of settings file.
+struct Kind {
+    /// Names its files below `docs/reference`: `<name>.schema.json` and `<name>.md`.
+    name: &'static str,
+    /// What stands above the table of keys.
+    introduction: &'static str,
+    schema: fn() -> Value,
+}
 
-/// Write `docs/reference/settings.schema.json` and `settings.md` from the settings type
+const KINDS: [Kind; 3] = [
+    Kind {
+        name: "settings",
+        introduction: "# The settings file\n\nOne JSON file describes one instance, usually `/etc/backstay/<instance>.json`. The NixOS module writes it;\n\
+            elsewhere you do. Unknown keys are refused. `backstay check-config FILE` names every problem at once.",
+        schema: settings::Settings::schema,
+    },
+    Kind {
+        name: "datasets",
+        introduction: "# The settings file of pg-datasets\n\nOne JSON file describes the ZFS datasets of a host, usually `/etc/backstay/datasets.json`. The NixOS module\n\
+            writes it. Unknown keys are refused. `backstay check-config FILE` names every problem at once.",
+        schema: settings::Datasets::schema,
+    },
+    Kind {
+        name: "notifications",
+        introduction: "# The settings file of backstay notify\n\nOne JSON file says whom to tell of a failure and in which words, usually `/etc/backstay/notifications.json`.\n\
+            The NixOS module writes it. Unknown keys are refused. `backstay check-config FILE` names every problem at once.",
+        schema: settings::Notifications::schema,
+    },
+];
+
+/// Write what `docs/reference` says of settings files and metrics from their types and their table
 #[derive(Debug, clap::Args)]
 pub struct Arguments {}
 
@@ -22,36 +46,47 @@ pub struct Arguments {}
 ///
 /// # Errors
 ///
-/// Fails when the file cannot be written.
+/// Fails when a file cannot be written.
 pub fn run(_arguments: &Arguments) -> Result<ExitCode> {
-    for (file, text) in [(SCHEMA, schema()), (PAGE, page())] {
-        let path = artifacts::workspace().join(file);
+    let metrics = (metrics::PAGE.to_owned(), metrics::page());
+    for (file, text) in KINDS.iter().flat_map(Kind::files).chain([metrics]) {
+        let path = artifacts::workspace().join(&file);
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)
                 .with_context(|| format!("create \"{}\"", directory.display()))?;
         }
         std::fs::write(&path, text).with_context(|| format!("write \"{}\"", path.display()))?;
-        println!("wrote {}", Path::new(file).display());
+        println!("wrote {file}");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The schema as it is written to the file.
-fn schema() -> String {
-    format!("{:#}\n", settings::Settings::schema())
-}
+impl Kind {
+    /// Its files, from the root of the workspace, and what they hold.
+    fn files(&self) -> [(String, String); 2] {
+        let schema = (self.schema)();
+        [
+            (
+                format!("docs/reference/{}.schema.json", self.name),
+                format!("{schema:#}\n"),
+            ),
+            (
+                format!("docs/reference/{}.md", self.name),
+                self.page(&schema),
+            ),
+        ]
+    }
 
-/// The page as it is written to the file.
-fn page() -> String {
-    let schema = settings::Settings::schema();
-    let mut page = String::from(
-        "# The settings file\n\nOne JSON file describes one instance, usually `/etc/backstay/<instance>.json`. The NixOS module writes it;\n\
-         elsewhere you do. Unknown keys are refused. `backstay check-config FILE` names every problem at once.\n\n\
-         This page and `settings.schema.json` are written by `cargo xtask schema`.\n\n\
-         | key | type | default | meaning |\n|---|---|---|---|\n",
-    );
-    describe(&schema, &schema, "", &mut page);
-    page
+    fn page(&self, schema: &Value) -> String {
+        let mut page = format!(
+            "{}\n\nThis page and `{}.schema.json` are written by `cargo xtask schema`. `[]` stands for each entry of a list,\n\
+             `<name>` for each name in a set.\n\n\
+             | key | type | default | meaning |\n|---|---|---|---|\n",
+            self.introduction, self.name
+        );
+        describe(schema, schema, "", &mut page);
+        page
+    }
 }
 
 /// Adds a row for each property of `object`, and of the objects below it.
@@ -77,10 +112,31 @@ fn describe(root: &Value, object: &Value, prefix: &str, page: &mut String) {
         let _ = writeln!(
             page,
             "| `{path}` | {} | {default} | {} |",
-            kind(target),
+            kind(root, target),
             meaning.replace('\n', " ")
         );
-        describe(root, target, &format!("{path}."), page);
+        describe_below(root, target, &path, page);
+    }
+}
+
+/// Adds the rows of what is in `target`: an object, a list or a set of objects.
+fn describe_below(root: &Value, target: &Value, path: &str, page: &mut String) {
+    describe(root, target, &format!("{path}."), page);
+    if target["items"].is_object() {
+        describe_below(
+            root,
+            resolved(root, &target["items"]),
+            &format!("{path}[]"),
+            page,
+        );
+    }
+    if target["additionalProperties"].is_object() {
+        describe_below(
+            root,
+            resolved(root, &target["additionalProperties"]),
+            &format!("{path}.<name>"),
+            page,
+        );
     }
 }
 
@@ -101,7 +157,8 @@ fn resolved<'a>(root: &'a Value, property: &'a Value) -> &'a Value {
     }
 }
 
-fn kind(property: &Value) -> String {
+/// What stands in the column "type".
+fn kind(root: &Value, property: &Value) -> String {
     if let Some(choices) = property["oneOf"].as_array() {
         let names: Vec<String> = choices
             .iter()
@@ -109,40 +166,80 @@ fn kind(property: &Value) -> String {
             .collect();
         return names.join(", ");
     }
-    match &property["type"] {
-        Value::String(name) => name.clone(),
+    let name = match &property["type"] {
+        Value::String(name) => name.as_str(),
         Value::Array(names) => names
             .iter()
             .filter_map(Value::as_str)
             .find(|name| *name != "null")
-            .unwrap_or_default()
-            .to_owned(),
-        _ => String::new(),
+            .unwrap_or_default(),
+        _ => "",
+    };
+    match name {
+        "array" => format!("list of {}", kind(root, resolved(root, &property["items"]))),
+        "object" if property["additionalProperties"].is_object() => format!(
+            "set of {}",
+            kind(root, resolved(root, &property["additionalProperties"]))
+        ),
+        name => name.to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn the_settings_in_the_reference_are_current() {
-        let hint = "the settings type has changed; run `cargo xtask schema` and commit the files";
-        let schema = include_str!("../../../docs/reference/settings.schema.json");
-        assert!(super::schema() == schema, "{hint}");
-        assert!(
-            super::page() == include_str!("../../../docs/reference/settings.md"),
-            "{hint}"
-        );
+        // Read when this is built: where tests run, the checkout may not be readable.
+        macro_rules! written {
+            ($name:literal) => {
+                [
+                    include_str!(concat!("../../../docs/reference/", $name, ".schema.json")),
+                    include_str!(concat!("../../../docs/reference/", $name, ".md")),
+                ]
+            };
+        }
+        let written = [
+            written!("settings"),
+            written!("datasets"),
+            written!("notifications"),
+        ];
+        for (kind, written) in KINDS.iter().zip(written) {
+            for ((file, text), found) in kind.files().into_iter().zip(written) {
+                assert!(
+                    found == text,
+                    "the type behind {file} has changed; run `cargo xtask schema` and commit the files"
+                );
+            }
+        }
     }
 
     #[test]
     fn every_key_has_a_row_with_a_meaning() {
-        let page = super::page();
-        assert!(
-            page.contains("| `archive.compression.algorithm` |"),
-            "{page}"
-        );
-        for row in page.lines().filter(|line| line.starts_with("| `")) {
-            assert!(!row.ends_with("|  |"), "{row}");
+        for (kind, row) in [
+            ("settings", "| `archive.compression.algorithm` | `\"none\"`"),
+            ("settings", "| `preseed.sources[].knownHosts` | string |"),
+            ("settings", "| `databases.declared.<name>.owner` | string |"),
+            ("settings", "| `drill.sources` | list of `\"local\"`"),
+            (
+                "datasets",
+                "| `datasets[].mountpoint` | string | required |",
+            ),
+            (
+                "notifications",
+                "| `templates.<name>.title` | string | required |",
+            ),
+        ] {
+            let page = KINDS
+                .iter()
+                .find(|known| known.name == kind)
+                .map(|kind| kind.page(&(kind.schema)()))
+                .unwrap_or_default();
+            assert!(page.contains(row), "{row} is not in {page}");
+            for row in page.lines().filter(|line| line.starts_with("| `")) {
+                assert!(!row.ends_with("|  |"), "{row}");
+            }
         }
     }
 }

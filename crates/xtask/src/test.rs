@@ -10,7 +10,7 @@ use crate::artifacts::{self, TestExecutable, cargo};
 use crate::libtest::{self, Skipped, Tally};
 use crate::place::{Place, RunDirectory};
 use crate::process::{self, End, Output};
-use crate::{debian, rootfs};
+use crate::{debian, lab, modules, rootfs};
 
 /// Run every test that this machine can run, and list what was skipped
 ///
@@ -19,7 +19,8 @@ use crate::{debian, rootfs};
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Run only executables (`<crate>/<target>`) whose name contains this; if there is none, only
-    /// test functions whose name does. Formatting, lints and examples in documentation are left out
+    /// test functions whose name does. Formatting, lints, examples in documentation and the NixOS
+    /// modules are left out
     #[arg(long, value_name = "SUBSTRING")]
     only: Option<String>,
 
@@ -42,9 +43,10 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let begun = Instant::now();
     let mut tally = Tally::default();
-    let missing = debian::install(&debian::TEST_TOOLS)?;
+    let mut missing = debian::install(&debian::TEST_TOOLS)?;
     if arguments.only.is_none() {
         check_sources(&mut tally);
+        modules::check(&mut tally);
     }
     tally.add(run_tests(
         &Selection {
@@ -54,6 +56,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         },
         Duration::from_secs(arguments.time_limit_seconds),
     )?);
+    if arguments.only.is_none() {
+        missing.extend(debian::install(&debian::LAB_TOOLS)?);
+        lab::check(&mut tally)?;
+    }
+    missing.dedup();
     for line in missing {
         println!("missing: {line}");
     }
@@ -205,7 +212,7 @@ pub fn run_tests(selection: &Selection<'_>, limit: Duration) -> Result<Tally> {
 fn versions(wanted: &[u32], host: u32) -> Vec<u32> {
     let mut versions: Vec<u32> = if wanted.is_empty() {
         std::iter::once(host)
-            .chain(rootfs::RECIPES.iter().map(|recipe| recipe.major))
+            .chain(rootfs::POSTGRESQL.iter().map(|(major, _)| *major))
             .collect()
     } else {
         wanted.to_vec()
@@ -326,7 +333,8 @@ fn summary(tally: &Tally) -> String {
     .join(", ")
 }
 
-fn report(verdict: &str, name: &str, summary: &str, elapsed: Duration) {
+/// Prints one line of the report.
+pub fn report(verdict: &str, name: &str, summary: &str, elapsed: Duration) {
     println!(
         "{verdict:<6} {name:<60} {summary:<24} {:>6.1} s",
         elapsed.as_secs_f64()

@@ -134,7 +134,22 @@ impl Zfs {
             .args(["get", "-Hp", "-o", "property,value,source", "all", name])
             .run()
             .with_context(|| format!("read the properties of dataset \"{name}\""))?;
-        parse_properties(&output.stdout)
+        let mut properties = parse_properties(&output.stdout)?;
+        if let Some(xattr) = properties.get_mut("xattr")
+            && xattr.value == "on"
+        {
+            meaning_of_xattr_on(self.version()?).clone_into(&mut xattr.value);
+        }
+        Ok(properties)
+    }
+
+    /// The version of OpenZFS: `(2, 3)`.
+    fn version(&self) -> Result<(u32, u32)> {
+        let output = Command::new(&self.zfs)
+            .arg("version")
+            .run()
+            .context("ask for the version of ZFS")?;
+        parse_version(&output.stdout)
     }
 
     /// Makes the file system `name` with `properties`, and does not mount it. Its parent has to be
@@ -190,6 +205,30 @@ impl Zfs {
             .with_context(|| format!("mount dataset \"{name}\""))
             .map(drop)
     }
+}
+
+/// What `xattr=on` stands for, which is also what `zfs get` prints for that.
+///
+/// # Source
+///
+/// `zfs_prop.c`: `on` is another name of `dir` up to OpenZFS 2.2. In 2.3.9 a dataset that was made with
+/// `xattr=sa` shows `on`.
+fn meaning_of_xattr_on(version: (u32, u32)) -> &'static str {
+    if version >= (2, 3) { "sa" } else { "dir" }
+}
+
+/// Reads `zfs-2.3.9-1` in the first line of `zfs version`.
+fn parse_version(text: &str) -> Result<(u32, u32)> {
+    let read = || {
+        let mut numbers = text.strip_prefix("zfs-")?.split('.');
+        let major = numbers.next()?.parse().ok()?;
+        let minor = numbers.next()?;
+        let digits = minor
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(minor.len());
+        Some((major, minor[..digits].parse().ok()?))
+    };
+    read().with_context(|| format!("\"{}\" is no version of ZFS", text.trim_end()))
 }
 
 /// The pool of the dataset `name`.
@@ -289,6 +328,16 @@ mod tests {
         assert!(pools["old"].is_read_only && !pools["tank"].is_read_only);
         assert!(parse_pools("no pools available\n").is_err());
         assert!(parse_pools("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_xattr_on_means_depends_on_the_version() {
+        let of = |text: &str| parse_version(text).map(meaning_of_xattr_on);
+        assert_eq!(of("zfs-2.3.9-1\nzfs-kmod-2.3.9-1\n").unwrap(), "sa");
+        assert_eq!(of("zfs-2.1.11-1+deb12u1\n").unwrap(), "dir");
+        assert_eq!(of("zfs-2.4-rc1\n").unwrap(), "sa");
+        assert_eq!(of("zfs-3.0.0\n").unwrap(), "sa");
+        assert!(of("zfs 2.3\n").is_err());
     }
 
     #[test]

@@ -667,6 +667,47 @@ fn init_twice_changes_nothing_and_an_occupied_directory_is_refused() {
 }
 
 #[test]
+fn an_interrupted_init_and_what_the_file_system_makes_are_no_occupation() {
+    let begun = tempfile::tempdir().unwrap();
+    // The directories of a manifest that never came, and half of the manifest.
+    fs::create_dir(begun.path().join(INCOMING)).unwrap();
+    fs::create_dir_all(begun.path().join("5").join(HISTORY)).unwrap();
+    fs::write(begun.path().join(".tmp-archive.json.7.0"), "{").unwrap();
+    fs::create_dir_all(begun.path().join("lost+found")).unwrap();
+    fs::write(begun.path().join("lost+found/#12"), "").unwrap();
+    assert!(!Archive::is_at(begun.path()).unwrap());
+    let archive = Archive::init(begun.path(), "main", cluster(IDENTIFIER)).unwrap();
+    assert!(Archive::is_at(begun.path()).unwrap());
+    assert_eq!(archive.something().unwrap(), None);
+
+    // One file of a former archive, and it is not empty.
+    fs::create_dir_all(begun.path().join("damaged")).unwrap();
+    let damaged = begun.path().join("damaged/5-00000002.history-0");
+    fs::write(&damaged, "").unwrap();
+    assert_eq!(archive.something().unwrap(), Some(damaged));
+    fs::remove_file(begun.path().join(MANIFEST)).unwrap();
+    assert!(
+        refusal(Archive::init(begun.path(), "main", cluster(IDENTIFIER))).contains("damaged/5")
+    );
+}
+
+#[test]
+fn something_is_found_in_an_archive_that_holds_a_file_and_absence_needs_proof() {
+    let place = Place::new();
+    assert_eq!(place.archive.something().unwrap(), None);
+    place.put(NAME, &segment(NAME, IDENTIFIER, 7)).unwrap();
+    assert_eq!(
+        place.archive.something().unwrap(),
+        Some(place.archived(NAME))
+    );
+    fs::remove_dir_all(place.archive.root().join(IDENTIFIER.to_string())).unwrap();
+    assert!(
+        place.archive.something().is_err(),
+        "what is out of sight passed for absent"
+    );
+}
+
+#[test]
 fn a_receipt_is_good_once_and_only_for_unchanged_files() {
     let place = Place::new();
     let receipts = crate::Receipts::of(&place.archive);

@@ -108,12 +108,14 @@ fn an_end_before_the_backup_is_consistent_is_refused() {
 #[test]
 fn a_tablespace_that_was_moved_before_does_not_grow_its_name() {
     let arguments = Arguments {
+        from: None,
         to: "latest".into(),
         exclusive: false,
         timeline: TimelineChoice::Latest,
         into: None,
         tablespace_mapping: Vec::new(),
         plan: false,
+        abandon: false,
         yes: false,
         no_backup: false,
         json: false,

@@ -31,6 +31,7 @@ enum Engine {
     },
     Ours {
         algorithm: &'static str,
+        threads: u32,
         ahead: u32,
         prefetch_mebibytes: u32,
     },
@@ -55,14 +56,15 @@ impl Contender {
                 asynchronous,
             },
         };
-        let ours = |name, algorithm, ahead, prefetch_mebibytes, replays| Self {
+        let ours = |name, algorithm, threads, ahead, replays| Self {
             name,
             checksum: "SHA-256",
             replays,
             engine: Engine::Ours {
                 algorithm,
+                threads,
                 ahead,
-                prefetch_mebibytes,
+                prefetch_mebibytes: if ahead > 0 { 256 } else { 0 },
             },
         };
         let simple = |name, engine, replays| Self {
@@ -80,12 +82,13 @@ impl Contender {
             pgbackrest("pgBackRest, default (gz)", "gz", false, false),
             pgbackrest(PGBACKREST_ASYNC_LZ4, "lz4", true, true),
             pgbackrest("pgBackRest, async 2, zst", "zst", true, false),
+            ours("ours, one at a time, 1 thread, lz4", "lz4", 1, 0, false),
             // The first one also shows recovery without prefetching.
-            ours(OURS_LZ4, "lz4", 0, 0, true),
-            ours("ours, one at a time, zstd", "zstd", 0, 0, false),
-            ours("ours, one at a time, none", "none", 0, 0, false),
-            ours(OURS_LZ4_AHEAD, "lz4", 16, 256, true),
-            ours(OURS_ZSTD_AHEAD, "zstd", 16, 256, true),
+            ours(OURS_LZ4, "lz4", 2, 0, true),
+            ours("ours, one at a time, zstd", "zstd", 2, 0, false),
+            ours("ours, one at a time, none", "none", 2, 0, false),
+            ours(OURS_LZ4_AHEAD, "lz4", 2, 16, true),
+            ours(OURS_ZSTD_AHEAD, "zstd", 2, 16, true),
         ]
     }
 
@@ -169,6 +172,7 @@ impl Contender {
             ),
             Engine::Ours {
                 algorithm,
+                threads,
                 ahead,
                 prefetch_mebibytes,
             } => serde_json::json!({
@@ -182,7 +186,7 @@ impl Contender {
                     "directory": set_up.repository(),
                     "compression": { "algorithm": algorithm },
                     "workAheadSegments": ahead,
-                    "threads": if ahead > 0 { 2 } else { 1 },
+                    "threads": threads,
                     "prefetchMebibytes": prefetch_mebibytes,
                 },
             })

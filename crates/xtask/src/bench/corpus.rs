@@ -237,6 +237,26 @@ impl Corpus {
             .with_context(|| format!("remove \"{}\"", self.home.display()))
     }
 
+    /// Makes a directory with every segment in it, to be moved away, and returns it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be made.
+    pub fn ready_segments(&self) -> Result<PathBuf> {
+        let ready = self.data_of_run().with_extension("ready");
+        if ready.exists() {
+            fs::remove_dir_all(&ready)
+                .with_context(|| format!("remove \"{}\"", ready.display()))?;
+        }
+        fs::create_dir(&ready).with_context(|| format!("create \"{}\"", ready.display()))?;
+        for name in &self.segments {
+            let to = ready.join(name);
+            fs::hard_link(self.segment(name), &to)
+                .with_context(|| format!("link \"{}\"", to.display()))?;
+        }
+        Ok(ready)
+    }
+
     /// Where the cluster of a run lies.
     pub fn data_of_run(&self) -> PathBuf {
         self.home.join("run")

@@ -1,0 +1,188 @@
+//! Looking: everything that touches the server or a file.
+
+mod server;
+mod storage;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use base_backups::{Record, Repository};
+use mounts::{Mounts, Place};
+use restore_plan::{ArchiveContents, StartingPoint};
+use settings::Settings;
+use wal::{SystemIdentifier, WalFileName};
+
+use crate::seen::{Archive, Backups, Instance, Mounted, Seen, Server, Unseen, Waiting};
+
+/// Looks at everything that belongs to the instance.
+pub fn at(settings: &Settings) -> Instance {
+    let server = server::look(&settings.postgresql);
+    let live = match &server {
+        Server::Up(live) => Some(live),
+        Server::Mute(_) | Server::NotYet { .. } | Server::Down(_) => None,
+    };
+    let archive = archive(
+        settings,
+        live.map(|live| live.system_identifier),
+        live.and_then(|live| live.archiving.last_archived.as_ref())
+            .map(|(name, _)| name.as_str()),
+    )
+    .map_err(Unseen::from);
+    let backups = settings.base_backup.as_ref().map(|declared| {
+        Repository::open(&declared.directory, &settings.instance)
+            .and_then(|repository| backups(&repository))
+            .map_err(Unseen::from)
+    });
+    Instance {
+        now: now(),
+        mounts: mounted(&settings.postgresql.required_mounts),
+        waiting: waiting(&settings.postgresql.data_directory).map_err(Unseen::from),
+        archive,
+        backups,
+        storage: storage::of(settings),
+        server,
+    }
+}
+
+/// The time, in seconds since 1970.
+fn now() -> f64 {
+    seconds(SystemTime::now())
+}
+
+fn seconds(time: SystemTime) -> f64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_secs_f64(),
+        Err(before) => -before.duration().as_secs_f64(),
+    }
+}
+
+fn mounted(required: &[PathBuf]) -> Vec<(PathBuf, Seen<Mounted>)> {
+    let mounts = Mounts::read();
+    required
+        .iter()
+        .map(|path| {
+            let seen = match &mounts {
+                Ok(mounts) => mounts.place(path).map(described).map_err(Unseen::from),
+                Err(err) => Err(Unseen {
+                    why: format!("{err:#}"),
+                    hint: None,
+                }),
+            };
+            (path.clone(), seen)
+        })
+        .collect()
+}
+
+fn described(place: Place) -> Mounted {
+    match place {
+        Place::MountPoint(_) => Mounted::Yes,
+        Place::Directory(_) => Mounted::No,
+        Place::Hiding { seen, hidden } => Mounted::Hidden {
+            seen: seen.source,
+            hidden: hidden.source,
+        },
+    }
+}
+
+/// The WAL files that wait, whatever the server says: it counts no failure when `archive_command` dies.
+fn waiting(data_directory: &Path) -> Result<Vec<Waiting>> {
+    let directory = data_directory.join("pg_wal/archive_status");
+    let mut waiting = Vec::new();
+    for entry in
+        fs::read_dir(&directory).with_context(|| format!("list \"{}\"", directory.display()))?
+    {
+        let entry = entry.with_context(|| format!("list \"{}\"", directory.display()))?;
+        let file = entry.file_name();
+        let Some(name) = file.to_str().and_then(|name| name.strip_suffix(".ready")) else {
+            continue;
+        };
+        match entry.metadata().and_then(|metadata| metadata.modified()) {
+            Ok(since) => waiting.push(Waiting {
+                name: name.to_owned(),
+                since: seconds(since),
+            }),
+            // Archived since the directory was read.
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => {
+                return Err(err).with_context(|| format!("examine \"{}\"", entry.path().display()));
+            }
+        }
+    }
+    waiting.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(waiting)
+}
+
+fn archive(
+    settings: &Settings,
+    cluster: Option<SystemIdentifier>,
+    last_archived: Option<&str>,
+) -> Result<Archive> {
+    let archive = archive::Archive::open(&settings.archive.directory, &settings.instance)?;
+    let cluster = match cluster {
+        Some(cluster) => archive.cluster(cluster)?,
+        None => archive.newest_cluster()?,
+    };
+    let listing = archive.list(cluster)?;
+    let histories = archive.histories(cluster, &listing)?;
+    // Asked for after the listing, by its own name: it may have been archived in between.
+    let holds_last_archived = last_archived
+        .and_then(|name| WalFileName::parse(name).ok())
+        .map(|name| {
+            let path = archive.path_of(cluster, &name)?;
+            path.try_exists()
+                .with_context(|| format!("examine \"{}\"", path.display()))
+        })
+        .transpose()?;
+    Ok(Archive {
+        contents: ArchiveContents {
+            system_identifier: cluster.system_identifier,
+            segment_size: cluster.segment_size()?,
+            segments: listing.segments().collect(),
+            histories,
+        },
+        files: listing.files.len(),
+        stored_bytes: listing.files.iter().map(|(_, bytes)| bytes).sum(),
+        holds_last_archived,
+    })
+}
+
+fn backups(repository: &Repository) -> Result<Backups> {
+    let records = repository.list()?;
+    let mut backups = Backups {
+        points: records
+            .iter()
+            .filter(|record| record.chain(&records).is_ok())
+            .map(point)
+            .collect(),
+        ..Backups::default()
+    };
+    // From the newest on, and no further than to one that is whole: each look takes as many calls as
+    // the cluster has files.
+    for record in records.iter().rev() {
+        match base_backups::look_over(repository, record, &records) {
+            Ok(()) => {
+                backups.newest_good = Some(point(record));
+                break;
+            }
+            Err(err) => backups
+                .suspect
+                .push((record.name.clone(), format!("{err:#}"))),
+        }
+    }
+    Ok(backups)
+}
+
+fn point(record: &Record) -> StartingPoint {
+    StartingPoint {
+        id: record.name.clone(),
+        system_identifier: record.system_identifier,
+        timeline: record.timeline,
+        start: record.start_lsn,
+        stop: record.stop_lsn,
+        stop_time: record.stopped_at,
+        postgres_major: record.postgres_major,
+    }
+}

@@ -1,0 +1,225 @@
+//! Saying what was found: to a person, to a program, and to Prometheus.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use serde::Serialize;
+use settings::Settings;
+use textfile::{File, Writer, table};
+
+use crate::finding::{Finding, Severity, Verdict};
+use crate::judge::Measured;
+use crate::seen::{Instance, Live, Server};
+
+/// One line for everything, then one for each finding with what to do about it.
+pub fn text(settings: &Settings, verdict: &Verdict) -> String {
+    let instance = &settings.instance;
+    let number = verdict.checked.len();
+    let mut text = if verdict.findings.is_empty() {
+        format!("ok: instance {instance}: {number} checks, nothing is wrong\n")
+    } else {
+        let found = verdict.findings.len();
+        let severity = verdict.severity();
+        format!("{severity}: instance {instance}: {number} checks, {found} findings\n")
+    };
+    for finding in &verdict.findings {
+        let Finding {
+            check,
+            severity,
+            what,
+            hint,
+            commands,
+        } = finding;
+        let _ = writeln!(text, "{severity}: {}: {what}; hint: {hint}", check.word());
+        for command in commands {
+            let _ = writeln!(text, "    {command}");
+        }
+    }
+    text
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    instance: &'a str,
+    checked_at: Option<Timestamp>,
+    severity: Severity,
+    status: u8,
+    /// Every check that was made, and what it came to.
+    checks: BTreeMap<&'static str, Severity>,
+    findings: &'a [Finding],
+    /// Age of the oldest known change that is not in the archive.
+    exposure_seconds: Option<f64>,
+    missing_files: Option<u64>,
+    window_start: Option<Timestamp>,
+}
+
+/// The same as JSON.
+pub fn json(
+    settings: &Settings,
+    seen: &Instance,
+    verdict: &Verdict,
+    measured: &Measured,
+) -> Result<String> {
+    let report = Report {
+        instance: &settings.instance,
+        checked_at: moment(seen.now),
+        severity: verdict.severity(),
+        status: verdict.severity().status(),
+        checks: verdict
+            .checked
+            .iter()
+            .map(|check| (check.word(), verdict.of(*check)))
+            .collect(),
+        findings: &verdict.findings,
+        exposure_seconds: measured.exposure_seconds,
+        missing_files: measured.missing_files,
+        window_start: measured.window_start.and_then(moment),
+    };
+    let text = serde_json::to_string_pretty(&report).context("write what was found as JSON")?;
+    Ok(text + "\n")
+}
+
+fn moment(seconds: f64) -> Option<Timestamp> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "no clock is 290 million years from 1970"
+    )]
+    let milliseconds = (seconds * 1000.0) as i64;
+    Timestamp::from_millisecond(milliseconds).ok()
+}
+
+/// The same as metrics.
+pub fn metrics(
+    settings: &Settings,
+    seen: &Instance,
+    verdict: &Verdict,
+    measured: &Measured,
+) -> File {
+    let mut file = File::new(Writer::Health, &settings.instance);
+    let severity = verdict.severity();
+    file.set(
+        &table::HEALTH,
+        truth(matches!(severity, Severity::Ok | Severity::Warning)),
+    );
+    file.set(&table::HEALTH_STATUS, severity.status().into());
+    file.set(&table::HEALTH_LAST_CHECK, seen.now);
+    for check in &verdict.checked {
+        file.set_for(
+            &table::HEALTH_CHECK_STATUS,
+            &[check.word()],
+            verdict.of(*check).status().into(),
+        );
+    }
+    file.set(
+        &table::UP,
+        truth(matches!(&seen.server, Server::Up(_) | Server::Mute(_))),
+    );
+    if let Server::Up(live) = &seen.server {
+        of_server(&mut file, live);
+    }
+    let objectives = &settings.objectives;
+    for (name, seconds) in [
+        ("rpo", objectives.rpo_seconds),
+        ("offsite-rpo", objectives.offsite_rpo_seconds),
+        ("rto", objectives.rto_seconds),
+    ] {
+        if let Some(seconds) = seconds {
+            file.set_for(&table::OBJECTIVE, &[name], seconds.into());
+        }
+    }
+    if let Ok(waiting) = &seen.waiting {
+        file.set(&table::WAL_WAITING, float(waiting.len() as u64));
+        let oldest = waiting.iter().map(|file| file.since).min_by(f64::total_cmp);
+        if let Some(since) = oldest {
+            file.set(&table::WAL_WAITING_SINCE, since);
+        }
+    }
+    if let Ok(archive) = &seen.archive {
+        file.set(&table::WAL_FILES_PRESENT, float(archive.files as u64));
+        file.set(&table::WAL_BYTES, float(archive.stored_bytes));
+    }
+    for (metric, value) in [
+        (&table::WAL_MISSING, measured.missing_files.map(float)),
+        (&table::WAL_NOT_ARCHIVED, measured.exposure_seconds),
+        (&table::WINDOW_START, measured.window_start),
+        (
+            &table::COLLATION_OUTDATED,
+            measured.outdated_indexes.map(|number| float(number as u64)),
+        ),
+    ] {
+        if let Some(value) = value {
+            file.set(metric, value);
+        }
+    }
+    for (place, storage) in &seen.storage {
+        if let Ok(storage) = storage {
+            file.set_for(&table::FREE_BYTES, &[place], float(storage.free_bytes));
+            file.set_for(&table::SIZE_BYTES, &[place], float(storage.size_bytes));
+        }
+    }
+    for (place, seconds) in &measured.seconds_to_full {
+        file.set_for(&table::TIME_TO_FULL, &[place], *seconds);
+    }
+    file
+}
+
+fn of_server(file: &mut File, live: &Live) {
+    file.set(&table::IN_RECOVERY, truth(live.recovery.is_some()));
+    let (used, possible) = live.connections;
+    file.set(&table::CONNECTIONS, signed(used));
+    file.set(&table::CONNECTIONS_MAXIMUM, signed(possible));
+    let longest = live.oldest_transaction.as_ref();
+    file.set(
+        &table::LONGEST_TRANSACTION,
+        longest.map_or(0.0, |(seconds, _)| seconds.max(0.0)),
+    );
+    file.set(&table::DEADLOCKS, signed(live.deadlocks));
+    let oldest = |age: fn(&(String, i64, i64)) -> i64| live.ages.iter().map(age).max();
+    if let (Some(xid), Some(multixact)) = (oldest(|ages| ages.1), oldest(|ages| ages.2)) {
+        file.set(&table::XID_AGE, signed(xid));
+        file.set(&table::MULTIXACT_AGE, signed(multixact));
+    }
+    file.set(
+        &table::CHECKSUM_FAILURES,
+        signed(
+            live.checksum_failures
+                .iter()
+                .map(|(_, number)| number)
+                .sum(),
+        ),
+    );
+    for (standby, seconds) in &live.standbys {
+        file.set_for(&table::REPLICATION_LAG, &[standby], seconds.max(0.0));
+    }
+    for slot in &live.slots {
+        file.set_for(
+            &table::SLOT_RETAINED,
+            &[&slot.name],
+            float(slot.retained_bytes),
+        );
+    }
+    if let Some((_, at)) = &live.archiving.last_archived {
+        file.set(&table::WAL_LAST_SUCCESS, *at);
+    }
+    file.set(&table::WAL_FAILURES, signed(live.archiving.failed));
+}
+
+fn truth(is: bool) -> f64 {
+    if is { 1.0 } else { 0.0 }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus knows no other numbers; up to 2^53 they are exact"
+)]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "as above")]
+fn signed(number: i64) -> f64 {
+    number as f64
+}

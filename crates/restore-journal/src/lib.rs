@@ -1,0 +1,156 @@
+//! How far a restore has come, as a file beside the data directory.
+//!
+//! A restore builds the new cluster beside the present one. Whoever finds such a directory has to
+//! know what it is worth: `backstay restore`, which goes on or starts over, and `pg-init`, which must
+//! not start a server in the middle of one.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use durable_file::Lock;
+use serde::{Deserialize, Serialize};
+
+/// Suffix of the directory in which a restore is built.
+const STAGING: &str = ".backstay-staging";
+/// Suffix of the journal.
+const JOURNAL: &str = ".backstay-restore.json";
+/// Suffix of the lock.
+const LOCK: &str = ".backstay-restore.lock";
+
+/// How far a restore has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Journal {
+    /// What is being done.
+    pub step: Step,
+    /// Where the present cluster is kept.
+    pub kept: Option<PathBuf>,
+    /// Directories for tablespaces that this restore made.
+    pub tablespaces: Vec<PathBuf>,
+}
+
+/// A step of a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Step {
+    /// The staging directory is being filled or recovered. It is worth nothing yet.
+    Building,
+    /// The restore has failed and said so. The staging directory is there to be looked at, and the
+    /// present cluster is what it was.
+    Failed,
+    /// The staging directory is the restored cluster, checked. It only has to get its name.
+    Swapping,
+}
+
+/// The names beside the data directory `destination` that belong to restores into it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Where the restored cluster goes.
+    pub destination: PathBuf,
+    /// Where it is built.
+    pub staging: PathBuf,
+    /// The journal.
+    pub journal: PathBuf,
+    lock: PathBuf,
+}
+
+impl Places {
+    /// The names beside `destination`.
+    #[must_use]
+    pub fn beside(destination: &Path) -> Self {
+        Self {
+            destination: destination.to_owned(),
+            staging: durable_file::with_suffix(destination, STAGING),
+            journal: durable_file::with_suffix(destination, JOURNAL),
+            lock: durable_file::with_suffix(destination, LOCK),
+        }
+    }
+
+    /// Takes the lock of whoever builds a cluster for this destination. Returns `None` when another
+    /// process has it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the lock file cannot be opened.
+    pub fn try_lock(&self) -> Result<Option<Lock>> {
+        durable_file::try_lock(&self.lock)
+    }
+
+    /// Reads the journal. There is none unless a restore was begun and has not been completed.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be read or understood.
+    pub fn read_journal(&self) -> Result<Option<Journal>> {
+        match fs::read(&self.journal) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .with_context(|| format!("read \"{}\"", self.journal.display())),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(err).with_context(|| format!("read \"{}\"", self.journal.display())),
+        }
+    }
+
+    /// Writes down how far the restore has come, durably.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be written; the journal is as it was then.
+    pub fn write_journal(&self, journal: &Journal) -> Result<()> {
+        let text = serde_json::to_vec_pretty(journal).context("write the journal")?;
+        durable_file::replace(&self.journal, &text)
+    }
+
+    /// Removes the journal, durably: the restore is complete or given up.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be removed.
+    pub fn remove_journal(&self) -> Result<()> {
+        durable_file::remove(&self.journal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_is_gone_when_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = Places::beside(&directory.path().join("16"));
+        assert_eq!(places.read_journal().unwrap(), None);
+        for step in [Step::Building, Step::Failed, Step::Swapping] {
+            let journal = Journal {
+                step,
+                kept: Some("/kept".into()),
+                tablespaces: vec!["/space".into()],
+            };
+            places.write_journal(&journal).unwrap();
+            assert_eq!(places.read_journal().unwrap(), Some(journal));
+        }
+        places.remove_journal().unwrap();
+        assert_eq!(places.read_journal().unwrap(), None);
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_understood_is_no_absence() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = Places::beside(&directory.path().join("16"));
+        fs::write(&places.journal, "{").unwrap();
+        assert!(places.read_journal().is_err());
+    }
+
+    #[test]
+    fn only_one_at_a_time_builds_for_a_destination() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = Places::beside(&directory.path().join("16"));
+        let held = places.try_lock().unwrap();
+        assert!(held.is_some());
+        assert!(places.try_lock().unwrap().is_none());
+        drop(held);
+        assert!(places.try_lock().unwrap().is_some());
+    }
+}
