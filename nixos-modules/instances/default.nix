@@ -313,9 +313,11 @@ in
     ./options.nix
     ./datasets.nix
     ./assertions.nix
-    # Read here: what is backed up and where, whether there is a preseed, the datasets, who is told.
+    # Read here: what is backed up and where, whether there is a preseed, the datasets, who is told, and
+    # as whom SQL of a database runs.
     ../backup/options.nix
     ../preseed/options.nix
+    ../provision/options.nix
     ../storage/options.nix
     ../notifications
   ];

@@ -20,12 +20,22 @@ rec {
         ++ lib.mapAttrsToList (key: value: "${key}=${field value}") entry.options
       );
 
+  # A line for each role in whose session SQL of a database runs. The user of the server gets in as
+  # it, who is superuser anyway; and its own system user still does, since the first line that fits a
+  # connection decides.
+  owners =
+    instance: show:
+    lib.optionalString (instance.provisionedOwners != [ ]) (
+      "# Owners of databases whose init scripts and migrations run as them.\n"
+      + lib.concatMapStrings (owner: show "\"${owner}\"" + "\n") instance.provisionedOwners
+    );
+
   hba = instance: ''
     # The module's own programs come in over the socket: they are who they are to the system.
     # "all" does not include replication, which base backups need.
     local all postgres peer map=backstay
     local replication postgres peer map=backstay
-
+    ${owners instance (owner: "local all ${owner} peer map=backstay")}
     # modules.services.postgresql.instances.<name>.authentication
     ${lib.concatMapStrings (entry: line entry + "\n") instance.authentication}
     # Everybody else: their own name on the socket, a password on loopback, nobody from elsewhere.
@@ -42,6 +52,7 @@ rec {
       backstay ${instance.user} postgres
       backstay root postgres
     ''
+    + owners instance (owner: "backstay ${instance.user} ${owner}\nbackstay ${owner} ${owner}")
     + lib.optionalString (instance.identMap != "") ''
 
       # modules.services.postgresql.instances.<name>.identMap

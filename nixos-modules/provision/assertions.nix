@@ -265,8 +265,9 @@ let
     ) "${option}.locale: it is for the providers icu and builtin; set localeProvider to one of them, or set collation and lcCtype."
     ++ lib.optional (runsSql && !ownerMayLogIn)
       "${option}.owner: initScripts, migrations and schemaMigrations run in a session of ${quoted value.owner}, which may not log in; let it log in, or declare another owner."
-    ++ lib.optional (runsSql && value.owner != null && lib.hasInfix "\"" value.owner)
-      "${option}.owner: initScripts, migrations and schemaMigrations need a line for ${value.owner} in pg_hba.conf, which cannot hold a double quote; choose another name."
+    ++ lib.optional (
+      runsSql && value.owner != null && (lib.hasInfix "\"" value.owner || lib.hasPrefix "/" value.owner)
+    ) "${option}.owner: initScripts, migrations and schemaMigrations need a line for ${value.owner} in pg_hba.conf and pg_ident.conf, which cannot hold a double quote, nor a slash at the start; choose another name."
     ++ lib.optional (
       value.schemaMigrations != null && value.schemaMigrations.pruneUnknown && value.schemaMigrations.entries == [ ]
     ) "${option}.schemaMigrations.pruneUnknown: without entries it would delete every row; list the entries, or set it to false."

@@ -220,10 +220,7 @@ let
           );
           onFailure = notifications.onFailure "postgresql-provision-failure";
           onSuccess = notifications.onSuccess "postgresql-provision-failure";
-          serviceConfig = credentials mine.roles // {
-            # A core dump would hold passwords.
-            LimitCORE = 0;
-          };
+          serviceConfig = credentials mine.roles;
         }
       ];
     };

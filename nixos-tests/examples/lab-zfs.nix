@@ -17,5 +17,7 @@
     databases = [ "app" ];
     sharedBuffers = "64MB";
     effectiveCacheSize = "256MB";
+    # A checkpoint that takes its time would be most of the time of a test.
+    backup.baseBackup.fastCheckpoint = true;
   };
 }

@@ -26,6 +26,8 @@ SERVER_LIMIT = 1.5
 HELPER_LIMIT = 0.5
 # For what changes datasets, reaches other machines or reads what belongs to others.
 OTHER_LIMIT = 3.5
+# For what fetches a dataset from another machine and mounts it for everybody: it has the rights of both, and no mounts of its own.
+FETCHING_LIMIT = 4.5
 
 # NixOS' own, of which only what our modules set is rendered: its sandbox is not there to be looked at.
 NOT_OURS = re.compile(r"prometheus-.*")
@@ -157,7 +159,10 @@ class Example:
         # A helper is by itself: without a network, without devices, without a right that its user has not.
         is_alone = self._lines(unit, "PrivateNetwork") == ["true"]
         is_powerless = not self._lines(unit, "CapabilityBoundingSet") and not self._lines(unit, "DeviceAllow")
-        return HELPER_LIMIT if is_alone and is_powerless else OTHER_LIMIT
+        if is_alone and is_powerless:
+            return HELPER_LIMIT
+        mounts = "CAP_SYS_ADMIN" in self._lines(unit, "CapabilityBoundingSet")
+        return FETCHING_LIMIT if mounts and not is_alone else OTHER_LIMIT
 
     def _look_at_settings(self) -> None:
         for file in sorted((self._rendered / "etc/backstay").glob("*.json")):

@@ -33,6 +33,13 @@
         return machine.succeed("journalctl -u backstay-datasets.service -o cat -n 40")
 
 
+    def server_refuses() -> None:
+        """The server does not start, and does not go on trying while the test goes on."""
+        machine.fail("systemctl start postgresql-main.service", timeout=600)
+        machine.succeed("systemctl stop postgresql-main.service", timeout=600)
+        machine.succeed("systemctl reset-failed postgresql-main.service || true")
+
+
     machine.start()
 
     with subtest("without its pool there is no server, and nothing where its data would be"):
@@ -90,7 +97,7 @@
     with subtest("files in the way of a mount are not hidden"):
         machine.succeed(f"mkdir -p {DATA} && touch {DATA}/written-too-early")
         t.assertIn(f'"{DATA}" holds files, which it would hide', refusal())
-        machine.fail("systemctl start postgresql-main.service", timeout=600)
+        server_refuses()
         machine.succeed(f"rm {DATA}/written-too-early", "systemctl start backstay-datasets.service", timeout=300)
 
     with subtest("two datasets at one place: refused, both are named, and no new cluster is made"):
@@ -100,7 +107,7 @@
         said = refusal()
         t.assertIn(f'dataset "{MAIN}"', said)
         t.assertIn('dataset "tank/services/postgres" is mounted at', said)
-        machine.fail("systemctl start postgresql-main.service", timeout=600)
+        server_refuses()
         machine.fail(f"test -e {DATA}/17")
         machine.succeed("zfs set mountpoint=none tank/services/postgres", "systemctl start postgresql-main.service", timeout=900)
         t.assertEqual(sql("SELECT count(*) FROM orders"), "1000")

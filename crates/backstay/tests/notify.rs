@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -63,7 +63,8 @@ impl Web {
 
     /// What it was asked since the last call.
     fn take(&self) -> Vec<Request> {
-        std::mem::take(&mut *self.requests.lock().unwrap())
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *requests)
     }
 }
 

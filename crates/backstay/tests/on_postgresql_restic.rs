@@ -224,6 +224,40 @@ fn a_host_that_is_lost_with_everything_on_it_is_restored_from_restic_alone() -> 
         .expect_success()?;
     let fetched = base_backups::Repository::open(&directory, "main")?.list()?;
     assert_eq!(fetched, backups[..1]);
+
+    goes_on_in_place(&copied)
+}
+
+/// In the place of what was lost, with the server started, and archiving once there is an archive.
+fn goes_on_in_place(copied: &Copied) -> Result<()> {
+    let cluster = &copied.cluster;
+    cluster
+        .run(
+            "backstay",
+            [
+                "restore",
+                "main",
+                "--from",
+                "restic:nas",
+                "--to",
+                "latest",
+                "--yes",
+                "--no-backup",
+            ],
+        )?
+        .expect_success()?;
+    for directory in [cluster.archive(), cluster.backups()] {
+        fs::create_dir(directory)?;
+    }
+    cluster
+        .run("backstay", ["archive", "init", "main"])?
+        .expect_success()?;
+    copied.insert(5)?;
+    copied.take_base_backup()?;
+    assert_eq!(
+        cluster.psql("SELECT string_agg(i::text, ' ' ORDER BY i) FROM rows")?,
+        "1 2 3 4 5"
+    );
     Ok(())
 }
 

@@ -166,3 +166,58 @@ impl DrillRecord {
         write(&Self::path(state_directory), self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_word_in_the_record_and_in_the_metrics() {
+        use DrillReason as R;
+        for reason in [
+            R::NothingToRestore,
+            R::NoSpace,
+            R::DamagedWal,
+            R::MissingWal,
+            R::DamagedBaseBackup,
+            R::SourceFailed,
+            R::RestoreFailed,
+            R::DoesNotStart,
+            R::WrongChecksum,
+            R::DatabaseDoesNotAnswer,
+            R::NotAccurate,
+            R::CheckFailed,
+            R::DamagedRelation,
+            R::Deadline,
+            R::Interrupted,
+            R::NotPossible,
+        ] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.label());
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let state = tempfile::tempdir().unwrap();
+        assert_eq!(DrillRecord::read(state.path()).unwrap(), None);
+        let record = DrillRecord {
+            format: DrillRecord::FORMAT,
+            started_at: "2026-10-11T02:00:00Z".parse().unwrap(),
+            finished_at: "2026-10-11T02:10:00Z".parse().unwrap(),
+            source: DrillSource::Restic,
+            failure: Some(DrillFailure {
+                reason: DrillReason::NoSpace,
+                message: "it is full".into(),
+                hint: None,
+            }),
+            findings: DrillFindings {
+                ended_at: Some(Lsn(0x200_0028)),
+                recovery_seconds: Some(1.5),
+                ..DrillFindings::default()
+            },
+            last_success_at: None,
+        };
+        record.write(state.path()).unwrap();
+        assert_eq!(DrillRecord::read(state.path()).unwrap(), Some(record));
+    }
+}

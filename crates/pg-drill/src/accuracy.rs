@@ -35,17 +35,18 @@ impl Wal<'_> {
         &self,
         client: &mut Client,
         moment: &Moment,
+        started_at: Lsn,
         ended_at: Lsn,
     ) -> Result<Option<i64>> {
         let Some(rows) = canary::read(client)? else {
             return Ok(None);
         };
-        let mut judge = Judge::new(&rows, moment.time);
+        let mut judge = Judge::new(&rows, moment.time, started_at);
         wal_scan::scan(
             self.archive,
             self.cluster,
             self.programs,
-            &self.segments_from(rows.last_lsn, moment)?,
+            &self.segments_from(judge.from, moment)?,
             |record| Ok(judge.record(record)),
         )?;
         judge.verdict(ended_at)?;
@@ -93,6 +94,9 @@ impl Wal<'_> {
 struct Judge<'a> {
     rows: &'a Rows,
     moment: Option<Timestamp>,
+    /// From where on the WAL is read: from the last canary of the copy, or from the start of its base
+    /// backup, before which there need not be any WAL.
+    from: Lsn,
     /// Transactions that have written a canary and have not ended yet.
     open: HashSet<u32>,
     /// Transactions that have committed a canary in time, from the last one of the copy on.
@@ -102,10 +106,11 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    fn new(rows: &'a Rows, moment: Option<Timestamp>) -> Self {
+    fn new(rows: &'a Rows, moment: Option<Timestamp>, started_at: Lsn) -> Self {
         Self {
             rows,
             moment,
+            from: rows.last_lsn.max(started_at),
             open: HashSet::new(),
             committed: Vec::new(),
             too_late: None,
@@ -114,7 +119,7 @@ impl<'a> Judge<'a> {
 
     fn record(&mut self, record: &WalRecord<'_>) -> ControlFlow<()> {
         // The segment begins with what was there before the last canary.
-        if record.lsn < self.rows.last_lsn {
+        if record.lsn < self.from {
             return ControlFlow::Continue(());
         }
         if let Some(has_committed) = record.commits() {
@@ -150,6 +155,12 @@ impl<'a> Judge<'a> {
             ..
         } = self.rows;
         match self.committed.as_slice() {
+            // The last canary was in the base backup.
+            [] if self.from > self.rows.last_lsn => {}
+            more if self.from > self.rows.last_lsn => bail!(
+                "the copy ends with canary {last}, written at {last_written_at}, and the WAL has {} more before the target: the restore did not go far enough",
+                more.len()
+            ),
             [] => bail!(
                 "the copy has canary {last}, written at {last_written_at} by transaction {last_transaction}, which the WAL does not have before the target: the restore went too far"
             ),
@@ -197,8 +208,17 @@ mod tests {
         ended_at: u64,
         records: &[(&str, u32, &str)],
     ) -> Result<(), String> {
+        verdict_from(Lsn(0), last_transaction, ended_at, records)
+    }
+
+    fn verdict_from(
+        started_at: Lsn,
+        last_transaction: u32,
+        ended_at: u64,
+        records: &[(&str, u32, &str)],
+    ) -> Result<(), String> {
         let rows = rows(last_transaction);
-        let mut judge = Judge::new(&rows, Some(MOMENT.parse().unwrap()));
+        let mut judge = Judge::new(&rows, Some(MOMENT.parse().unwrap()), started_at);
         for (number, (manager, xid, description)) in records.iter().enumerate() {
             let (lsn, previous) = ((number + 1) * 0x100, number * 0x100);
             let line = format!(
@@ -264,6 +284,22 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn a_canary_from_before_the_base_backup_needs_no_wal_and_is_the_last_only_if_none_follows() {
+        let from = Lsn(0x180);
+        let none = [
+            ("Heap", 742, INSERT),
+            ("Transaction", 742, FIRST),
+            ("Transaction", 744, LATE),
+        ];
+        assert_eq!(verdict_from(from, 742, 0x300, &none), Ok(()));
+        let message = verdict_from(from, 741, 0x500, &RECORDS).unwrap_err();
+        assert!(
+            message.ends_with("has 1 more before the target: the restore did not go far enough"),
+            "{message}"
+        );
     }
 
     #[test]

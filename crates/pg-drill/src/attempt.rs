@@ -147,7 +147,7 @@ impl Attempt<'_> {
         )
         .because(DrillReason::DoesNotStart)?;
         findings.recovery_seconds = Some((fetch + restore + begin.elapsed()).as_secs_f64());
-        let examined = self.examine(&copy, &source, &moment, restored.ended_at, findings);
+        let examined = self.examine(&copy, &source, &moment, &restored, findings);
         copy.stop()?;
         examined?;
         check_gaps(&source.windows)
@@ -427,7 +427,7 @@ impl Attempt<'_> {
         copy: &Copy,
         source: &Source,
         moment: &Moment,
-        ended_at: Lsn,
+        restored: &Restored,
         findings: &mut DrillFindings,
     ) -> Result<(), Failed> {
         let databases = examine::databases(copy)?;
@@ -442,8 +442,13 @@ impl Attempt<'_> {
                     cluster: &source.cluster,
                     programs: &self.programs,
                 };
+                let started_at = source
+                    .records
+                    .iter()
+                    .find(|record| record.name == restored.plan.base_backup)
+                    .map_or(Lsn(0), |record| record.start_lsn);
                 findings.canary = wal
-                    .judge(&mut client, moment, ended_at)
+                    .judge(&mut client, moment, started_at, restored.ended_at)
                     .because(DrillReason::NotAccurate)?;
             }
             if findings.canary.is_none() {

@@ -729,7 +729,8 @@ fn deadlocks_are_a_warning_for_an_hour() -> Result<()> {
         client.batch_execute(&format!("BEGIN; {}", take(first)))?;
         wait_until("both hold their first lock", || {
             let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
-            Ok((cluster.psql(held)? >= "2".to_owned()).then_some(()))
+            let held: u32 = cluster.psql(held)?.parse()?;
+            Ok((held >= 2).then_some(()))
         })?;
         let is_victim = client.batch_execute(&take(second)).is_err();
         client.batch_execute("ROLLBACK")?;

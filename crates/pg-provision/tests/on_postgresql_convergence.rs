@@ -12,10 +12,20 @@ use common::Instance;
 use serde_json::{Map, Value, json};
 use testbed::{Random, StopMode};
 
-/// Steps of the random walk; `PROVISION_STEPS` sets another number.
-const STEPS: usize = 200;
+/// Steps of the random walk; `BACKSTAY_DECLARATIONS` sets another number.
+const STEPS: usize = 15;
+/// Databases that are looked at; `BACKSTAY_DATABASES` sets another number.
+const MANY: usize = 25;
 const ROLES: [&str; 6] = ["app", "other", "writer", "reader", "monitor", "Odd \"one\""];
 const DATABASES: [&str; 3] = ["one", "two", "Three \"3\""];
+
+/// A count that a campaign may set.
+fn count(variable: &str, otherwise: usize) -> Result<usize> {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().with_context(|| format!("read {variable}")),
+        Err(_) => Ok(otherwise),
+    }
+}
 
 /// Takes one of `items`.
 fn one<'a, T>(random: &mut Random, items: &'a [T]) -> &'a T {
@@ -194,11 +204,8 @@ fn roles(instance: &Instance) -> Result<BTreeMap<String, String>> {
 
 #[test]
 fn any_sequence_of_declarations_converges_to_the_last_one() -> Result<()> {
-    let steps = match std::env::var("PROVISION_STEPS") {
-        Ok(text) => text.parse().context("read PROVISION_STEPS")?,
-        Err(_) => STEPS,
-    };
-    let instance = Instance::new()?;
+    let steps = count("BACKSTAY_DECLARATIONS", STEPS)?;
+    let instance = Instance::with(&["fsync = off"])?;
     let mut random = Random::new(7);
     let mut last = Value::Null;
     for step in 0..steps {
@@ -295,12 +302,12 @@ fn give_objects(from: &Instance, to: &Instance, database: &str) -> Result<()> {
 }
 
 #[test]
-fn two_hundred_databases_are_looked_at_much_faster_than_by_psql() -> Result<()> {
-    const COUNT: usize = 200;
+fn many_databases_are_looked_at_much_faster_than_by_psql() -> Result<()> {
+    let count = count("BACKSTAY_DATABASES", MANY)?;
     let instance = Instance::with(&["fsync = off", "max_connections = 50"])?;
     let mut roles = Map::new();
     let mut declared = Map::new();
-    for index in 0..COUNT {
+    for index in 0..count {
         let name = format!("service{index}");
         roles.insert(
             name.clone(),
@@ -325,7 +332,7 @@ fn two_hundred_databases_are_looked_at_much_faster_than_by_psql() -> Result<()> 
     // Straight to stderr, so that it is seen when the test passes.
     let _ = writeln!(
         std::io::stderr(),
-        "{COUNT} databases, nothing to do: {} ms; one psql each that asks nothing: {} ms",
+        "{count} databases, nothing to do: {} ms; one psql each that asks nothing: {} ms",
         ours.as_millis(),
         psql.as_millis()
     );

@@ -32,10 +32,12 @@
 
 mod calendar;
 mod clusters;
+mod newest;
 mod plan;
 mod types;
 mod wal_files;
 
+pub use newest::newest_of_periods;
 pub use plan::plan;
 pub use types::{Backup, Inventory, Kept, KeptWal, Plan, Policy, Refusal, Removed};
 

@@ -44,9 +44,9 @@ fn the_node_exporter_takes_every_metric_with_its_labels_and_no_error() -> Result
             file.write(directory.path())?;
         }
     }
-    let mut part = File::of_part(Writer::Dump, "main", "other/database");
-    part.set_for(&table::DUMP_SIZE, &["other/database"], 1e30);
-    part.write(directory.path())?;
+    let mut dump = File::of_part(Writer::Dump, "main", "other/database");
+    dump.set_for(&table::DUMP_SIZE, &["other/database"], 1e30);
+    dump.write(directory.path())?;
 
     // A port that was free a moment ago.
     let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();

@@ -20,7 +20,7 @@ struct Campaign {
 }
 
 /// Every campaign there is.
-const CAMPAIGNS: [Campaign; 2] = [
+const CAMPAIGNS: [Campaign; 4] = [
     Campaign {
         name: "histories",
         only: "random_pasts",
@@ -32,6 +32,18 @@ const CAMPAIGNS: [Campaign; 2] = [
         only: "random_targets",
         variable: "BACKSTAY_TARGETS",
         count: 1_000,
+    },
+    Campaign {
+        name: "declarations",
+        only: "any_sequence_of_declarations",
+        variable: "BACKSTAY_DECLARATIONS",
+        count: 1_000,
+    },
+    Campaign {
+        name: "databases",
+        only: "many_databases_are_looked_at",
+        variable: "BACKSTAY_DATABASES",
+        count: 200,
     },
 ];
 

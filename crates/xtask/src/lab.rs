@@ -41,13 +41,13 @@ pub struct Arguments {
 enum LabCommand {
     /// List the scenarios and the example hosts
     List,
-    /// Run a scenario
+    /// Run a scenario, or all that `cargo xtask test` does in the lab
     Run {
-        /// Name of the scenario
+        /// Name of the scenario [default: all]
         #[arg(value_name = "NAME")]
-        name: String,
+        name: Option<String>,
         /// Where to run it [default: wherever it can run]
-        #[arg(long, value_enum)]
+        #[arg(long, value_enum, requires = "name")]
         runner: Option<Runner>,
     },
     /// Boot an example host and get a shell in it
@@ -164,7 +164,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        LabCommand::Run { name, runner } => {
+        LabCommand::Run { name: None, .. } => {
+            debian::install(&debian::LAB_TOOLS)?;
+            let mut tally = Tally::default();
+            check(&mut tally)?;
+            Ok(crate::test::conclude(&tally, hosts.begun.elapsed()))
+        }
+        LabCommand::Run {
+            name: Some(name),
+            runner,
+        } => {
             let scenario = scenarios.get(name).with_context(|| {
                 format!("find scenario \"{name}\" among those of `cargo xtask lab list`")
             })?;
@@ -173,10 +182,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             let programs = Programs::build()?;
             for chosen in &scenario.runners {
                 if runner.is_none_or(|wanted| wanted == *chosen) {
+                    let system = chosen.system();
                     let job = Job {
                         name,
                         scenario,
                         runner: *chosen,
+                        system: &system,
                         hosts: &hosts,
                         programs: &programs,
                         is_watched: true,
@@ -219,14 +230,21 @@ pub fn check(tally: &mut Tally) -> Result<()> {
     rendered::check(&hosts, &programs, tally)?;
     let scenarios = hosts.scenarios()?;
     for runner in [Runner::Container, Runner::Machine] {
-        for (name, scenario) in &scenarios {
-            if !scenario.runners.contains(&runner) {
-                continue;
-            }
+        let its: Vec<_> = scenarios
+            .iter()
+            .filter(|(_, scenario)| scenario.runners.contains(&runner))
+            .collect();
+        if its.is_empty() {
+            continue;
+        }
+        // Asked once: what failed after minutes would fail again.
+        let system = runner.system();
+        for (name, scenario) in its {
             let job = Job {
                 name,
                 scenario,
                 runner,
+                system: &system,
                 hosts: &hosts,
                 programs: &programs,
                 is_watched: false,
@@ -437,7 +455,13 @@ impl Programs {
             let to = directory
                 .path()
                 .join(program.file_name().context("find the name of a program")?);
-            process::run(process::command("strip").arg("-o").arg(&to).arg(&program))?;
+            if process::is_installed("strip") {
+                process::run(process::command("strip").arg("-o").arg(&to).arg(&program))?;
+            } else {
+                fs::read(&program)
+                    .and_then(|content| fs::write(&to, content))
+                    .with_context(|| format!("copy \"{}\"", program.display()))?;
+            }
             fs::set_permissions(&to, fs::Permissions::from_mode(0o755))
                 .with_context(|| format!("set the mode of \"{}\"", to.display()))?;
         }
@@ -450,6 +474,8 @@ struct Job<'a> {
     name: &'a str,
     scenario: &'a Scenario,
     runner: Runner,
+    /// What the runner boots, or why there is nothing.
+    system: &'a Result<PathBuf>,
     hosts: &'a Hosts,
     programs: &'a Programs,
     /// Whether somebody looks on, or wants to read only of what fails.
@@ -471,7 +497,7 @@ impl Job<'_> {
     }
 
     fn run(&self) -> Result<Tally> {
-        let system = match self.runner.system() {
+        let system = match self.system {
             Ok(system) => system,
             Err(why) => {
                 return Ok(Tally {
@@ -486,7 +512,7 @@ impl Job<'_> {
         let output = empty_output(&format!("{}-{}", self.name, self.runner.name()))?;
         let mut command = self
             .hosts
-            .command("run", self.runner, &system, self.programs, &output);
+            .command("run", self.runner, system, self.programs, &output);
         let script = format!("scenarios/{}.py", self.name);
         let limit = self.scenario.time_limit_seconds;
         command

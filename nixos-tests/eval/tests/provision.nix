@@ -936,6 +936,41 @@ in
       }
       "modules.services.postgresql.databases.app.owner: initScripts, migrations and schemaMigrations run in a session of \"app\", which may not log in; let it log in, or declare another owner.";
 
+  "test scripts of an owner whom pg_hba.conf cannot name are refused" =
+    refusedDatabase
+      {
+        owner = "/app";
+        initScripts = [ "SELECT 1;" ];
+      }
+      "modules.services.postgresql.databases.app.owner: initScripts, migrations and schemaMigrations need a line for /app in pg_hba.conf and pg_ident.conf, which cannot hold a double quote, nor a slash at the start; choose another name.";
+
+  "test the server lets the provisioning in as the owners whose SQL it runs" = {
+    expr =
+      let
+        owners = host [
+          (databases {
+            app = {
+              owner = "app";
+              initScripts = [ "SELECT 1;" ];
+            };
+            other.owner = "other";
+          })
+        ];
+        about = file: lib.filter (lib.hasInfix "\"app\"") (lib.splitString "\n" owners.files.${file});
+      in
+      {
+        hba = about "/etc/postgresql/main/pg_hba.conf";
+        ident = about "/etc/postgresql/main/pg_ident.conf";
+      };
+    expected = {
+      hba = [ "local all \"app\" peer map=backstay" ];
+      ident = [
+        "backstay postgres \"app\""
+        "backstay \"app\" \"app\""
+      ];
+    };
+  };
+
   "test rows that would all be pruned are refused" =
     refusedDatabase
       {

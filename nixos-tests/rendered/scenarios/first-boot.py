@@ -39,7 +39,7 @@ with subtest("the timer's service takes a base backup, and both copies are made"
     machine.succeed("systemctl start postgresql-basebackup-main.service", timeout=900)
     machine.succeed("test -e /var/backup/postgresql/main/2*/backup_manifest")
     # It starts the copy, whose own timer would have waited for tomorrow.
-    machine.wait_until_succeeds("journalctl -u restic-backups-postgresql-main-base.service | grep -F 'snapshot '", timeout=300)
+    machine.wait_until_succeeds("journalctl -u restic-backups-postgresql-main-base.service | grep -F 'snapshot '", timeout=60)
     machine.succeed("systemctl start restic-backups-postgresql-main-wal.service", timeout=300)
     snapshots = machine.succeed(
         "runuser -u postgres -- restic --repo /srv/second-copy --password-file /etc/lab/restic-password snapshots --json --no-cache"
