@@ -49,6 +49,15 @@
         ];
       };
 
+      # Programs that call others of ours, which they look for beside themselves.
+      callees = {
+        backstay = [
+          "pg-base-backup"
+          "pg-restore-wal"
+        ];
+        pg-drill = [ "backstay" ];
+      };
+
       # One derivation for each program, so that a host that runs two of them has the closures of two. None links libzfs: a ZFS
       # upgrade must not stop archiving, and what changes datasets runs the `zfs` of the booted system.
       build =
@@ -64,6 +73,9 @@
           ];
           # All crates are tested together, as a check of this flake.
           doCheck = false;
+          postInstall = lib.concatMapStrings (callee: ''
+            ln -s ${build pkgs callee}/bin/${callee} $out/bin/${callee}
+          '') (callees.${program} or [ ]);
           meta = {
             description = (lib.importTOML (./crates + "/${program}/Cargo.toml")).package.description;
             license = [

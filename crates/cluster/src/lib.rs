@@ -430,13 +430,14 @@ pub fn is_running_in(programs: &Programs, data_directory: &Path) -> Result<bool>
     }
 }
 
-/// Stops the server in `data_directory` and waits at most `deadline` for it.
+/// Stops the server in `data_directory` and waits at most `deadline` for it. One that has ended in the
+/// meantime counts as stopped.
 ///
 /// # Errors
 ///
 /// Fails when it has not stopped by then.
 pub fn stop_in(programs: &Programs, data_directory: &Path, deadline: Duration) -> Result<()> {
-    programs
+    let stopped = programs
         .command("pg_ctl")
         .arg("stop")
         .arg("--pgdata")
@@ -447,8 +448,12 @@ pub fn stop_in(programs: &Programs, data_directory: &Path, deadline: Duration) -
         .with_hint(|| {
             "an archive that hangs blocks the shutdown; see `backstay status`, or stop it yourself and run this again".into()
         })
-        .context("stop the server")?;
-    Ok(())
+        .context("stop the server");
+    // It may have been on its way out already: the PID file is gone then, which pg_ctl calls an error.
+    if stopped.is_err() && !is_running_in(programs, data_directory)? {
+        return Ok(());
+    }
+    stopped.map(drop)
 }
 
 /// Reads an LSN that the server sent as text.

@@ -193,4 +193,19 @@ in
       runs = true;
     };
   };
+
+  "test a program that calls others has them beside it" = {
+    expr = lib.mapAttrs (_: package: lib.length (lib.splitString "ln -s" package.postInstall) - 1) (
+      lib.getAttrs [
+        "backstay"
+        "pg-drill"
+        "pg-archive-wal"
+      ] packages
+    );
+    expected = {
+      backstay = 2;
+      pg-drill = 1;
+      pg-archive-wal = 0;
+    };
+  };
 }
