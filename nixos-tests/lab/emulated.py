@@ -22,6 +22,10 @@ from machine import SAVED, Machine, MachineError, Outcome
 
 # Longest time, in seconds, until a machine takes commands. One that is alone on two processors needs less than a minute.
 BOOT_LIMIT = 600
+# With several processors QEMU sometimes runs an instruction of the kernel that the kernel is just replacing (a breakpoint stands in
+# its place meanwhile), which ends the boot of one machine in about ten. Such a boot, and no other, is tried again.
+STUMBLE = "Oops: int3"
+BOOTS = 4
 # Longest time, in seconds, that it may take to stop.
 STOP_LIMIT = 900
 # How much longer than it may run the answer to a command may take to come, in seconds.
@@ -85,10 +89,17 @@ class EmulatedMachine(Machine):
 
     def _start(self) -> None:
         self._make_disks()
-        self._boot(["-serial", f"file:{self._console}"], None)
-        limit = time.monotonic() + BOOT_LIMIT
-        while self._line(limit) != "ready":
-            pass
+        for boots_left in reversed(range(BOOTS)):
+            self._boot(["-serial", f"file:{self._console}"], None)
+            limit = time.monotonic() + BOOT_LIMIT
+            try:
+                while self._line(limit) != "ready":
+                    pass
+                return
+            except MachineError:
+                if self.is_up() or not boots_left or STUMBLE not in self._console.read_text(errors="replace"):
+                    raise
+                self.log("QEMU ran code that the kernel was just changing, and the kernel stopped; once more")
 
     def _make_disks(self) -> None:
         if self._disks:
@@ -171,6 +182,8 @@ class EmulatedMachine(Machine):
             except TimeoutError:
                 raise MachineError(f'no answer in time; the console\'s last lines are in "{self._console}"') from None
             if not received:
+                if self._process is not None:
+                    self._process.wait()
                 self._forget()
                 raise MachineError(f'the machine has gone; the console\'s last lines are in "{self._console}"')
             self._answers += received

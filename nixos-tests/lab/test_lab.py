@@ -16,6 +16,7 @@ from pathlib import Path
 
 import host
 from disk import BLOCK_BYTES, Disk
+from emulated import EmulatedMachine
 from log import Log
 from machine import Machine, MachineError, Outcome, RequestedAssertionFailed
 from verify import Verdict
@@ -254,6 +255,53 @@ class DiskTest(unittest.TestCase):
             self.assertEqual(client.recv(4, socket.MSG_WAITALL), b"ffff")
         self.assertEqual(sum(self.disk.cut()), 1)
         self.assertEqual((self.directory / "disk").read_bytes()[8192:12288], b"f" * 4096)
+
+
+class Stumbling(EmulatedMachine):
+    """An emulated machine whose boots end as a test wants: with what is on the console, or with taking commands."""
+
+    def __init__(self, log: Log, root: host.Root, boots: list[str]) -> None:
+        super().__init__("here", log, root)
+        self._boots = boots
+
+    def _make_disks(self) -> None:
+        pass
+
+    def _boot(self, console: list[str], terminal: int | None) -> None:
+        del console, terminal
+        said = self._boots.pop(0)
+        self._console.write_text(said)
+        self._shell, guest = socket.socketpair()
+        if said == "login:":
+            self._process = subprocess.Popen(["sleep", "600"])
+            guest.sendall(b"ready\n")
+        else:
+            self._process = subprocess.Popen(["true"])
+        guest.close()
+
+
+class EmulatedMachineTest(unittest.TestCase):
+    """When a boot is tried again."""
+
+    def boot(self, *boots: str) -> list[str]:
+        """Boots, and returns the boots that were not needed."""
+        with tempfile.TemporaryDirectory() as name, redirect_stdout(io.StringIO()):
+            log = Log(Path(name))
+            machine = Stumbling(log, host.Root(Path(name), Path(name)), list(boots))
+            try:
+                machine.start()
+            finally:
+                if machine.is_up():
+                    machine.crash()
+            return machine._boots
+
+    def test_a_boot_that_the_emulator_spoiled_is_tried_again(self) -> None:
+        spoiled = "[    2.653220] Oops: int3: 0000 [#2] PREEMPT SMP NOPTI"
+        self.assertEqual(self.boot(spoiled, spoiled, "login:", "login:"), ["login:"])
+
+    def test_any_other_boot_that_fails_has_failed(self) -> None:
+        with self.assertRaisesRegex(MachineError, "the machine has gone"):
+            self.boot("Kernel panic - not syncing: VFS: Unable to mount root fs", "login:")
 
 
 class VerdictTest(unittest.TestCase):

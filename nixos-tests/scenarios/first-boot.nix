@@ -7,6 +7,8 @@
     "container"
     "machine"
   ];
+  # Six minutes, and as many again for a Debian system with ZFS where none is cached: not in every test run.
+  passthru.lab.onlyByName = [ "machine" ];
 
   nodes.machine =
     { pkgs, ... }:
