@@ -65,21 +65,34 @@ pub fn build_tests() -> Result<Vec<TestExecutable>> {
     })
 }
 
-/// Builds every program of the workspace but this one, and returns where they are.
+/// The programs of a round trip: archive, back up, find, restore.
+pub const ROUND_TRIP: [&str; 4] = [
+    "backstay",
+    "pg-archive-wal",
+    "pg-base-backup",
+    "pg-restore-wal",
+];
+
+/// Builds the programs `wanted`, or every program of the workspace but this one where none is named,
+/// and returns where they are.
 ///
 /// # Errors
 ///
 /// Fails when the build does.
-pub fn build_programs(release: bool) -> Result<Vec<PathBuf>> {
+pub fn build_programs(release: bool, wanted: &[&str]) -> Result<Vec<PathBuf>> {
     let mut build = cargo(&[
         "build",
-        "--workspace",
         "--bins",
         "--quiet",
         "--message-format=json-render-diagnostics",
     ]);
-    // Building this program again while it runs would only cost time.
-    build.args(["--exclude", env!("CARGO_PKG_NAME")]);
+    if wanted.is_empty() {
+        // Building this program again while it runs would only cost time.
+        build.args(["--workspace", "--exclude", env!("CARGO_PKG_NAME")]);
+    }
+    for package in wanted {
+        build.args(["--package", package]);
+    }
     if release {
         build.arg("--release");
     }

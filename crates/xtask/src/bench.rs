@@ -110,7 +110,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         bail!("{}", missing.join("; "));
     }
     let place = Place::host(&debian::newest_server().context("find PostgreSQL's programs")?)?;
-    let mut programs = artifacts::build_programs(true)?;
+    let mut programs = artifacts::build_programs(true, &artifacts::ROUND_TRIP)?;
     programs.push(std::env::current_exe().context("find this program")?);
     let run = RunDirectory::new(&programs)?;
     let this = Path::new("bin").join(programs[programs.len() - 1].file_name().unwrap_or_default());

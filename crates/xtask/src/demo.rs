@@ -55,7 +55,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(major) => Place::with(major, &host)?,
         None => host,
     };
-    let mut programs = artifacts::build_programs(true)?;
+    println!("building");
+    let mut programs = artifacts::build_programs(false, &artifacts::ROUND_TRIP)?;
     programs.push(std::env::current_exe().context("find this program")?);
     let run = RunDirectory::new(&programs)?;
     let this = Path::new("bin").join(programs[programs.len() - 1].file_name().unwrap_or_default());

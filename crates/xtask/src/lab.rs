@@ -451,7 +451,7 @@ impl Programs {
     /// Fails when they cannot be built or copied.
     pub fn build() -> Result<Self> {
         let directory = tempfile::tempdir().context("make a directory for the programs")?;
-        for program in artifacts::build_programs(false)? {
+        for program in artifacts::build_programs(false, &[])? {
             let to = directory
                 .path()
                 .join(program.file_name().context("find the name of a program")?);

@@ -166,7 +166,7 @@ pub fn run_tests(selection: &Selection<'_>, limit: Duration) -> Result<Tally> {
     let host = Place::host(&debian::newest_server().context("find PostgreSQL's programs")?)?;
     let begun = Instant::now();
     let executables = artifacts::build_tests()?;
-    let run = RunDirectory::new(&artifacts::build_programs(false)?)?;
+    let run = RunDirectory::new(&artifacts::build_programs(false, &[])?)?;
     run.add_packages(&artifacts::workspace().join("crates"))?;
     report("ok", "build", "", begun.elapsed());
 
