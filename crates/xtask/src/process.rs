@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -160,7 +160,6 @@ pub fn wait_for_orphans() -> Result<()> {
 /// Fails when it cannot be started or the files cannot be made, and when a person interrupts.
 pub fn watch(command: &mut Command, limit: Duration, output: Output<'_>) -> Result<Watched> {
     adopt_orphans()?;
-    let signals = interruptions()?;
     command.stdin(Stdio::null());
     if let Output::Files { stdout, stderr } = output {
         let create = |path: &Path| {
@@ -168,9 +167,7 @@ pub fn watch(command: &mut Command, limit: Duration, output: Output<'_>) -> Resu
         };
         command.stdout(create(stdout)?).stderr(create(stderr)?);
     }
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("run {}", line(command)))?;
+    let (mut child, interruptions) = start(command)?;
     let own = Pid::from_raw(i32::try_from(child.id()).context("read a process id")?);
     let begun = Instant::now();
     let end = loop {
@@ -182,7 +179,7 @@ pub fn watch(command: &mut Command, limit: Duration, output: Output<'_>) -> Resu
             child.wait().context("wait for a program")?;
             break End::TooLate;
         }
-        if signals.read_signal().context("ask for signals")?.is_some() {
+        if interruptions.has_come()? {
             kill_descendants()?;
             child.wait().context("wait for a program")?;
             bail!("interrupted");
@@ -216,15 +213,45 @@ pub fn watch(command: &mut Command, limit: Duration, output: Output<'_>) -> Resu
     })
 }
 
-/// Holds back the signals by which a person ends a program, so that there is time to end what was
-/// started. Programs that are started from here on get them as usual.
-fn interruptions() -> Result<SignalFd> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block().context("hold back signals")?;
-    SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        .context("ask for signals")
+/// Starts a program that signals reach as usual, and holds them back from this one.
+fn start(command: &mut Command) -> Result<(Child, Interruptions)> {
+    let child = command
+        .spawn()
+        .with_context(|| format!("run {}", line(command)))?;
+    Ok((child, Interruptions::hold_back()?))
+}
+
+/// The signals by which a person ends a program, held back so that there is time to end what was started.
+///
+/// A program inherits what is held back when it is started (std::process leaves the mask as it is), and then
+/// nothing less than SIGKILL ends it: so this comes after the start, and ends with the watching.
+struct Interruptions {
+    held_back: SigSet,
+    come: SignalFd,
+}
+
+impl Interruptions {
+    fn hold_back() -> Result<Self> {
+        let mut held_back = SigSet::empty();
+        held_back.add(Signal::SIGINT);
+        held_back.add(Signal::SIGTERM);
+        held_back.thread_block().context("hold back signals")?;
+        let come = SignalFd::with_flags(&held_back, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+            .context("ask for signals")?;
+        Ok(Self { held_back, come })
+    }
+
+    fn has_come(&self) -> Result<bool> {
+        let signal = self.come.read_signal().context("ask for signals")?;
+        Ok(signal.is_some())
+    }
+}
+
+impl Drop for Interruptions {
+    fn drop(&mut self) {
+        // Fails only for a mask that is none.
+        let _ = self.held_back.thread_unblock();
+    }
 }
 
 /// A process, as proc(5) describes it.
@@ -296,4 +323,38 @@ fn reap_orphans(own: Pid) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        reason = "a test ends by panicking when something cannot be arranged"
+    )]
+
+    use super::*;
+
+    /// The second program is started after the first was watched: it must not inherit what was held back.
+    #[test]
+    fn signals_end_a_watched_program_and_every_one_after_it() {
+        for _ in 0..2 {
+            let mut sleep = command("sleep");
+            let (mut child, interruptions) = start(sleep.arg("60")).unwrap();
+            let id = Pid::from_raw(child.id().try_into().unwrap());
+            let begun = Instant::now();
+            let status = loop {
+                kill(id, Signal::SIGTERM).unwrap();
+                if let Some(status) = child.try_wait().unwrap() {
+                    break status;
+                }
+                assert!(
+                    begun.elapsed() < Duration::from_secs(20),
+                    "it ignores SIGTERM"
+                );
+                std::thread::sleep(TICK);
+            };
+            assert_eq!(command::how_it_ended(status), "was killed by signal 15");
+            assert!(!interruptions.has_come().unwrap());
+        }
+    }
 }
