@@ -223,7 +223,7 @@ fn start(command: &mut Command) -> Result<(Child, Interruptions)> {
 
 /// The signals by which a person ends a program, held back so that there is time to end what was started.
 ///
-/// A program inherits what is held back when it is started (std::process leaves the mask as it is), and then
+/// A program inherits what is held back when it is started (`std::process` leaves the mask as it is), and then
 /// nothing less than SIGKILL ends it: so this comes after the start, and ends with the watching.
 struct Interruptions {
     held_back: SigSet,
