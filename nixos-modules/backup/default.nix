@@ -30,6 +30,16 @@ let
     url != null && !messages.hasPassword url && passwordFile != null
   ) (having "copiesOffSite");
 
+  # Instances whose server can get WAL back from off-site.
+  readingOffSite = lib.filterAttrs (
+    _: instance:
+    let
+      inherit (instance.backup) enable restic;
+      inherit (restic.resolved) url passwordFile;
+    in
+    enable && restic.enable && url != null && passwordFile != null
+  ) instances;
+
   instanceModule =
     { name, config, ... }:
     let
@@ -104,6 +114,8 @@ let
             {
               inherit (repository) name passwordFile environmentFile;
               repository = repository.url;
+              # Our jobs store under this name; under which one something else does is not known.
+              host = if cfg.copiesOffSite then restic.hostName else null;
               jobs = lib.optionals cfg.copiesOffSite (
                 lib.optional cfg.isArchiving {
                   job = "wal";
@@ -137,6 +149,32 @@ let
     Nice = 10;
     IOSchedulingClass = "idle";
   };
+
+  # "%" begins a specifier in a unit file.
+  escape = lib.replaceStrings [ "%" ] [ "%%" ];
+
+  # In a recovery the server runs pg-restore-wal, which asks the repository for what the archive lacks.
+  serverUnit =
+    name: instance:
+    let
+      repository = instance.backup.restic.resolved;
+      secrets = lib.filterAttrs (_: file: file != null) {
+        restic-password = repository.passwordFile;
+        restic-environment = repository.environmentFile;
+      };
+    in
+    lib.nameValuePair "postgresql-${name}" {
+      path = [ pkgs.restic ] ++ lib.optional (lib.hasPrefix "sftp:" repository.url) pkgs.openssh;
+      # Where sops-nix decrypts in a unit and not before, the secrets come from there.
+      after = [ "sops-install-secrets.service" ];
+      serviceConfig = {
+        LoadCredential = lib.mapAttrsToList (id: file: "${id}:${escape file}") secrets;
+        # A secret that is missing must not keep a server down that needs no restore. So it is an empty
+        # line instead, and the repository cannot be asked. (systemd.exec(5): SetCredential= is the
+        # default of LoadCredential=.)
+        SetCredential = map (id: "${id}:\\n") (lib.attrNames secrets);
+      };
+    };
 
   baseBackupUnit =
     name: instance:
@@ -217,6 +255,9 @@ let
       lib.unique (instance.requiredMounts ++ instance.backupMounts)
     );
 
+  # A user may let a job run as somebody else.
+  isOwner = instance: job: restic.jobs.${job}.user == instance.user;
+
   # What is copied off-site. A user may change all but what is copied and how it is found again.
   walJob =
     name: instance:
@@ -236,6 +277,10 @@ let
         name
         "wal-archive"
       ];
+      # All files are the job's own, so in a user namespace none of them looks like nobody's.
+      serviceConfig = lib.mkIf (isOwner instance "postgresql-${name}-wal") {
+        PrivateUsers = lib.mkDefault true;
+      };
       schedule = lib.mkDefault syncInterval;
       # Short, since a copy that is late is late by that much when the host is lost.
       randomizedDelaySeconds = lib.mkDefault 10;
@@ -260,6 +305,10 @@ let
         name
         "base-backup"
       ];
+      # All files are the job's own, so in a user namespace none of them looks like nobody's.
+      serviceConfig = lib.mkIf (isOwner instance "postgresql-${name}-base") {
+        PrivateUsers = lib.mkDefault true;
+      };
       # Each base backup starts this job when it has been taken. The timer is for what failed then: a
       # network that was away in the night must not cost the day's copy. If there is nothing new it
       # makes no snapshot.
@@ -341,6 +390,7 @@ in
     };
 
     systemd.services = lib.mkMerge [
+      (lib.mapAttrs' serverUnit readingOffSite)
       (lib.mapAttrs' baseBackupUnit backedUp)
       (lib.mapAttrs' pruneUnit archiving)
     ];

@@ -23,7 +23,7 @@ in
 lib.mkMerge [
   {
     # A switch must not cut a backup, a check or a restore short; the next run takes the new settings.
-    restartIfChanged = false;
+    restartIfChanged = lib.mkDefault false;
     # Mounts them if that has not been done. What is not mounted all the same is found by the program,
     # since an archive and base backups say whose they are, and a directory that says nothing is
     # refused. An Assert…= here would stop the unit without making it fail, and nobody would be told.
@@ -31,7 +31,7 @@ lib.mkMerge [
     serviceConfig = lib.mkMerge [
       preset
       {
-        Type = "oneshot";
+        Type = lib.mkDefault "oneshot";
         ExecStart = blib.execStart (
           [
             (blib.program program)

@@ -5,16 +5,14 @@ let
   inherit (blib.hardening) datasets helper;
 in
 {
-  # A program that works on datasets and runs a server on what it got there.
-  datasets =
-    { network }:
-    removeAttrs datasets (
-      # A replica is fetched over ssh, a repository over whatever restic speaks.
-      lib.optionals network [
-        "IPAddressDeny"
-        "PrivateNetwork"
-      ]
-    )
+  # A program that fetches datasets from another host, mounts them for everybody, and runs a server on what
+  # it got there.
+  fetchingDatasets =
+    # They come over ssh, a repository over whatever restic speaks.
+    removeAttrs datasets [
+      "IPAddressDeny"
+      "PrivateNetwork"
+    ]
     // {
       CapabilityBoundingSet = datasets.CapabilityBoundingSet ++ [
         # PostgreSQL refuses to run as root, so the server that replays the WAL is started, and stopped
@@ -22,8 +20,6 @@ in
         "CAP_SETUID"
         "CAP_SETGID"
       ];
-    }
-    // lib.optionalAttrs network {
       RestrictAddressFamilies = [
         "AF_UNIX"
         "AF_INET"
@@ -31,7 +27,18 @@ in
       ];
     };
 
-  # A program that reads a restic repository in a directory. Its files belong to root, who stored them.
+  # A program that reads snapshots: they are listed over /dev/zfs, which anybody may ask, and their files
+  # are below .zfs, where they belong to whom they belong in the dataset. It changes no dataset.
+  readingSnapshots =
+    preset:
+    preset
+    // {
+      DeviceAllow = [ "/dev/zfs rw" ];
+      # PrivateDevices= leaves it out. "-": without the module there is none, and no snapshot either.
+      BindPaths = [ "-/dev/zfs" ];
+    };
+
+  # A program that reads a restic repository in a directory. Its files may belong to root, who stored them.
   readingEverything = helper // {
     CapabilityBoundingSet = [ "CAP_DAC_READ_SEARCH" ];
     AmbientCapabilities = [ "CAP_DAC_READ_SEARCH" ];

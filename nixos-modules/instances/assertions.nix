@@ -62,6 +62,7 @@ let
     "postgresql-healthcheck-${name}"
     "postgresql-walprune-${name}"
     "postgresql-restore-drill-${name}"
+    "postgresql-canary-${name}"
   ];
   # Of declared databases ("postgresql-database-<name>", "postgresql-dump-<name>"), and of nixpkgs' own
   # module.

@@ -10,6 +10,7 @@ let
   messages = import ../backup/messages.nix { inherit lib; };
   intervalOf = import ../backup/interval.nix { inherit lib; };
   sources = import ../preseed/sources.nix { inherit lib config; };
+  declared = import ../provision/declared.nix { inherit lib config; };
   inherit (messages)
     directoryProblem
     duration
@@ -110,6 +111,31 @@ let
       )
     );
 
+  # The canary writes all the time, and what else is in its database would be restored as the drill wants it.
+  canaryProblems =
+    name: instance:
+    let
+      inherit (instance.drill.canary) database enable;
+      at = option name "drill.canary.database";
+      isDeclared = lib.any (other: other.name == database) (declared.of name).databases;
+    in
+    lib.optionals (instance.drill.enable && enable) (
+      if
+        lib.elem database [
+          "postgres"
+          "template0"
+          "template1"
+        ]
+      then
+        [
+          (refuse "${at}: ${quote database} is a database of PostgreSQL's own, and the canary needs one to itself; choose another name.")
+        ]
+      else
+        lib.optional isDeclared (
+          refuse "${at}: ${quote database} is a declared database too, and the canary needs one to itself; choose another name."
+        )
+    );
+
   objectiveProblems =
     name: instance:
     let
@@ -155,6 +181,7 @@ in
     assertions = lib.concatLists [
       (ofEach drillDirectoryProblems)
       (ofEach drillProblems)
+      (ofEach canaryProblems)
       (ofEach objectiveProblems)
     ];
     warnings = ofEach objectiveWarnings;

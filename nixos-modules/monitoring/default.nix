@@ -17,6 +17,7 @@ let
   instances = blib.enabled config.modules.services.postgresql.instances;
   checked = lib.filterAttrs (_: instance: instance.healthCheck.enable) instances;
   drilled = lib.filterAttrs (_: instance: instance.drill.enable) instances;
+  withCanary = lib.filterAttrs (_: instance: instance.drill.canary.enable) drilled;
   measured = lib.filterAttrs (_: instance: instance.monitoring.enable) instances;
 
   # Every instance has the same one.
@@ -51,6 +52,11 @@ let
             maximumBaseBackupAgeSeconds = healthCheck.maxBaseBackupAgeSeconds;
             minimumFreeBytes = blib.sizeBytes healthCheck.minimumFree;
             maximumConnectionsPercent = healthCheck.maxConnectionsPercent;
+            maximumUsedPercent = healthCheck.maxUsedPercent;
+            maximumTransactionSeconds = healthCheck.maxTransactionSeconds;
+            maximumDeadlocksPerHour = healthCheck.maxDeadlocksPerHour;
+            maximumSlotBytes = blib.sizeBytes healthCheck.maxSlotSize;
+            maximumTransactionIdAge = healthCheck.maxTransactionIdAge;
           };
 
           drill = lib.mkIf drill.enable {
@@ -58,6 +64,7 @@ let
             sources = lib.unique drill.sources;
             minimumFreeBytes = blib.sizeBytes drill.minimumFree;
             checks = map (check: { inherit (check) database query expect; }) drill.checks;
+            canary = if drill.canary.enable then { inherit (drill.canary) database intervalSeconds rowsKept; } else null;
           };
         };
       };
@@ -83,6 +90,8 @@ let
           serviceConfig = {
             # A check that hangs has found something.
             TimeoutStartSec = "5min";
+            # 1 is a warning: something to look at this week, which is no failure at three in the morning.
+            SuccessExitStatus = lib.mkIf (!instance.healthCheck.failOnWarning) 1;
           };
         }
       ]
@@ -113,15 +122,14 @@ let
       usesRestic = uses "restic" && repository.url != null && repository.passwordFile != null;
       isDirectory = usesRestic && restic.isDirectory repository.url;
       usesNetwork = usesRestic && !isDirectory;
-      preset =
-        if uses "snapshot" then
-          privileges.datasets { network = usesNetwork; }
-        else if isDirectory then
+      reading =
+        if isDirectory then
           privileges.readingEverything
         else if usesNetwork then
           blib.hardening.network
         else
           blib.hardening.helper;
+      preset = if uses "snapshot" then privileges.readingSnapshots reading else reading;
       escape = lib.replaceStrings [ "%" ] [ "%%" ];
     in
     lib.nameValuePair "postgresql-restore-drill-${name}" (
@@ -186,6 +194,36 @@ let
       ]
     );
 
+  canaryUnit =
+    name: instance:
+    lib.nameValuePair "postgresql-canary-${name}" (
+      lib.mkMerge [
+        (helper {
+          inherit name instance;
+          program = "pg-canary";
+          preset = blib.hardening.helper;
+        })
+        {
+          description = "Canary of the PostgreSQL instance ${name}, by which restore drills are judged";
+          # It comes and goes with the server, and starts none by itself.
+          wantedBy = [ (units name).server ];
+          partOf = [ (units name).server ];
+          after = [ (units name).server ];
+          # It runs all the time, so it has to be told of new settings.
+          restartIfChanged = true;
+          restartTriggers = [ (builtins.toJSON instance.programSettings.drill.canary) ];
+          # A server that restarts or recovers refuses it for a while. It is nobody's emergency and never
+          # gives up; a drill whose canary stopped says so.
+          startLimitIntervalSec = 0;
+          serviceConfig = {
+            Type = "exec";
+            Restart = "always";
+            RestartSec = 15;
+          };
+        }
+      ]
+    );
+
   drillTimer =
     name: instance:
     lib.nameValuePair "postgresql-restore-drill-${name}" {
@@ -219,6 +257,7 @@ in
     systemd.services = lib.mkMerge [
       (lib.mapAttrs' healthCheckUnit checked)
       (lib.mapAttrs' drillUnit drilled)
+      (lib.mapAttrs' canaryUnit withCanary)
     ];
     systemd.timers = lib.mkMerge [
       (lib.mapAttrs' healthCheckTimer checked)

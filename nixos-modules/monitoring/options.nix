@@ -144,6 +144,65 @@ let
             '';
           };
 
+          maxUsedPercent = mkOption {
+            type = types.ints.between 1 100;
+            default = 90;
+            example = 80;
+            description = ''
+              How much of each of these disks may be in use, in per cent. Above it is a warning, below
+              `minimumFree` is worse.
+            '';
+          };
+
+          maxTransactionSeconds = mkOption {
+            type = seconds;
+            default = 4 * 60 * 60;
+            example = 600;
+            description = ''
+              How long a transaction may be open or prepared, in seconds. It keeps locks, and the rows that
+              VACUUM would remove.
+            '';
+          };
+
+          maxDeadlocksPerHour = mkOption {
+            type = types.ints.between 0 1000000;
+            default = 5;
+            example = 0;
+            description = ''
+              How many deadlocks there may be in an hour.
+            '';
+          };
+
+          maxSlotSize = mkOption {
+            type = blib.types.size;
+            default = "1GB";
+            example = "4GB";
+            description = ''
+              How much WAL the server may keep for one replication slot before that is a warning. At
+              `max_slot_wal_keep_size` it keeps no more, and whoever reads the slot is lost.
+            '';
+          };
+
+          maxTransactionIdAge = mkOption {
+            type = types.ints.between 1 1600000000;
+            default = 1000000000;
+            example = 500000000;
+            description = ''
+              How old a transaction id or multixact id may get that is not frozen, in transactions. At two
+              billions the server stops taking writes.
+            '';
+          };
+
+          failOnWarning = mkOption {
+            type = types.bool;
+            default = false;
+            example = true;
+            description = ''
+              Whether a warning makes the check's unit fail, so that it is told like a failure. A warning is
+              worth a look this week; it is in the journal and in the metrics either way.
+            '';
+          };
+
           maxConnectionsPercent = mkOption {
             type = types.ints.between 1 100;
             default = 90;
@@ -252,6 +311,51 @@ let
               the restic repository (`restic`, which transfers all of it), or the newest snapshot of the
               data dataset (`snapshot`).
             '';
+          };
+
+          canary = {
+            enable = mkOption {
+              type = types.bool;
+              default = config.drill.enable && backup.isArchiving && !config.preseed.asStandby;
+              defaultText = lib.literalMD "`true`, if there are drills and the instance archives and is no standby";
+              example = false;
+              description = ''
+                Whether a row is written into the instance every few seconds, in a database of its own, by which
+                each drill sees whether a restore ended at the right transaction.
+
+                The writes let the WAL of an idle server be archived every `backup.walArchive.archiveTimeout`,
+                so the newest moment that can be restored is never older than that.
+              '';
+            };
+
+            database = mkOption {
+              type = types.strMatching "[^[:cntrl:]]{1,63}" // {
+                description = "name of a database";
+              };
+              default = "backstay_canary";
+              example = "canary";
+              description = ''
+                Database of the canary. It is made when it is absent, and nothing else belongs into it.
+              '';
+            };
+
+            intervalSeconds = mkOption {
+              type = types.ints.between 1 3600;
+              default = 5;
+              example = 60;
+              description = ''
+                Time between two rows, in seconds. A drill is as exact as that.
+              '';
+            };
+
+            rowsKept = mkOption {
+              type = types.ints.between 2 1000000;
+              default = 10000;
+              example = 100000;
+              description = ''
+                How many rows are kept; older ones are deleted. 10,000 take about a megabyte.
+              '';
+            };
           };
 
           checks = mkOption {

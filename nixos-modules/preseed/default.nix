@@ -128,15 +128,21 @@ let
       usesDatasets = uses "syncoid" || uses "local";
       usesNetwork = uses "syncoid" || uses "restic" && !isDirectory;
 
-      preset =
-        if usesDatasets then
-          privileges.datasets { network = usesNetwork; }
-        else if isDirectory then
+      # Files are read out of it, or asked for.
+      reading =
+        if isDirectory then
           privileges.readingEverything
         else if usesNetwork then
           blib.hardening.network
         else
           blib.hardening.helper;
+      preset =
+        if uses "syncoid" then
+          privileges.fetchingDatasets
+        else if uses "local" then
+          privileges.readingSnapshots reading
+        else
+          reading;
 
       # "%" begins a specifier in a unit file.
       escape = lib.replaceStrings [ "%" ] [ "%%" ];

@@ -365,13 +365,22 @@ in
       name: instance:
       lib.mkIf (copied name instance != [ ]) {
         "postgresql-${name}-dumps" = {
-          repository = instance.backup.restic.repositoryName;
+          repository = instance.backup.restic.resolved.name;
+          # Whoever copies archive and base backups: in a repository that is a directory each reads only
+          # what it wrote itself.
+          user = lib.mkDefault instance.user;
           paths = map (database: database.value.dump.directory) (copied name instance);
           tags = [
             "postgresql"
             name
             "dump"
           ];
+          # All files are the job's own, so in a user namespace none of them looks like nobody's.
+          serviceConfig =
+            lib.mkIf (config.modules.backup.restic.jobs."postgresql-${name}-dumps".user == instance.user)
+              {
+                PrivateUsers = lib.mkDefault true;
+              };
         };
       }
     );

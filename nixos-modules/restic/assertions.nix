@@ -161,6 +161,19 @@ let
       tag:
       refuse "${at [ "jobs" name "tags" ]}: ${quote tag} is not a tag; a tag has at least one character, and neither a comma, which would make it two, nor a space."
     ) (lib.filter (tag: builtins.match "[^,[:space:]]+" tag == null) job.tags);
+
+  # Who writes down what is to be kept expects that the rest goes.
+  keepWarnings =
+    name:
+    let
+      job = enabledJobs.${name};
+      repositoryName = toString (repositoryNameOf job);
+      repository = cfg.repositories.${repositoryName} or null;
+    in
+    lib.optional (job.keepIsDeclared && repository != null && repository.pruneSchedule == null)
+      "${at [ "jobs" name "keep" ]}: it is set, and nothing is ever forgotten by this host, since ${
+        at [ "repositories" repositoryName "pruneSchedule" ]
+      } is null; set a schedule there, or leave keep out.";
 in
 {
   config = lib.mkIf cfg.enable {
@@ -175,5 +188,6 @@ in
           )
       ++ lib.concatMap repositoryProblems repositories
       ++ lib.concatMap jobProblems (lib.attrNames enabledJobs);
+    warnings = lib.concatMap keepWarnings (lib.attrNames enabledJobs);
   };
 }

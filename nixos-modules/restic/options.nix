@@ -136,243 +136,255 @@ let
       };
     };
 
-  job = {
-    options = {
-      enable = lib.mkOption {
-        type = lib.types.bool;
-        default = true;
-        example = false;
-        description = ''
-          Whether the job exists. Its old snapshots stay in the repository either way.
-        '';
-      };
-
-      repository = lib.mkOption {
-        type = lib.types.nullOr lib.types.str;
-        default = null;
-        example = "offsite";
-        description = ''
-          Name of the repository in `modules.backup.restic.repositories`. Null means the primary one.
-        '';
-      };
-
-      paths = lib.mkOption {
-        type = lib.types.listOf lib.types.str;
-        default = [ ];
-        example = [ "/var/lib/immich" ];
-        description = "Files and directories to back up, as absolute paths.";
-      };
-
-      tags = lib.mkOption {
-        type = lib.types.listOf lib.types.str;
-        default = [ ];
-        example = [
-          "immich"
-          "photos"
-        ];
-        description = ''
-          Tags of each snapshot. The name of the job is added to them, and says later which snapshots
-          `modules.backup.restic.jobs.<name>.keep` may remove.
-
-          To find snapshots that have several tags, give restic all of them in one argument:
-          `--tag immich,photos`. Two arguments find what has either.
-        '';
-      };
-
-      excludePatterns = lib.mkOption {
-        type = lib.types.listOf lib.types.str;
-        default = [ ];
-        example = [ "*.tmp" ];
-        description = ''
-          What is left out, in the
-          [patterns of restic](https://restic.readthedocs.io/en/stable/040_backup.html#excluding-files).
-        '';
-      };
-
-      schedule = lib.mkOption {
-        type = lib.types.nullOr blib.types.calendar;
-        default = config.modules.backup.schedule;
-        defaultText = lib.literalExpression "config.modules.backup.schedule";
-        example = "hourly";
-        description = ''
-          When the job runs. A run that was missed is made up for at the next boot. Null means never by
-          itself, for a job that another unit starts.
-        '';
-      };
-
-      randomizedDelaySeconds = lib.mkOption {
-        type = lib.types.ints.unsigned;
-        default = 600;
-        example = 60;
-        description = ''
-          Longest delay, in seconds, that is added to each run by chance, so that the jobs of many hosts do
-          not start in the same second.
-        '';
-      };
-
-      keep = {
-        last = lib.mkOption {
-          type = count;
-          default = null;
-          example = 12;
-          description = "How many of the newest snapshots are kept in any case.";
-        };
-        hourly = keep {
-          what = "hours";
-          default = null;
-          example = 24;
-        };
-        daily = keep {
-          what = "days";
-          default = cfg.globalSettings.retention.daily;
-          defaultText = lib.literalExpression "config.modules.backup.restic.globalSettings.retention.daily";
-          example = 7;
-        };
-        weekly = keep {
-          what = "weeks";
-          default = cfg.globalSettings.retention.weekly;
-          defaultText = lib.literalExpression "config.modules.backup.restic.globalSettings.retention.weekly";
-          example = 4;
-        };
-        monthly = keep {
-          what = "months";
-          default = cfg.globalSettings.retention.monthly;
-          defaultText = lib.literalExpression "config.modules.backup.restic.globalSettings.retention.monthly";
-          example = 12;
-        };
-        yearly = keep {
-          what = "years";
-          default = cfg.globalSettings.retention.yearly;
-          defaultText = lib.literalExpression "config.modules.backup.restic.globalSettings.retention.yearly";
-          example = 3;
-        };
-      };
-
-      preCommands = lib.mkOption {
-        type = lib.types.listOf (lib.types.nonEmptyListOf lib.types.str);
-        default = [ ];
-        example = lib.literalExpression ''[ [ "''${pkgs.sqlite}/bin/sqlite3" "/var/lib/app/app.db" ".backup /var/lib/app/app.backup" ] ]'';
-        description = ''
-          Commands before the backup, each as the list of its program and its arguments; no shell reads
-          them. They run as the user of the job and in its sandbox, so what they write has to be in
-          `modules.backup.restic.jobs.<name>.writablePaths`. If one fails, nothing is backed up and
-          the job has failed.
-        '';
-      };
-
-      postCommands = lib.mkOption {
-        type = lib.types.listOf (lib.types.nonEmptyListOf lib.types.str);
-        default = [ ];
-        example = lib.literalExpression ''[ [ "''${pkgs.coreutils}/bin/rm" "/var/lib/app/app.backup" ] ]'';
-        description = ''
-          Commands after a backup that succeeded, each as the list of its program and its arguments.
-        '';
-      };
-
-      writablePaths = lib.mkOption {
-        type = lib.types.listOf lib.types.str;
-        default = [ ];
-        example = [ "/var/lib/app" ];
-        description = ''
-          Directories that the commands before and after the backup write to. restic itself writes to the
-          repository and to its cache only.
-        '';
-      };
-
-      requiredMounts = lib.mkOption {
-        type = lib.types.listOf lib.types.str;
-        default = [ ];
-        example = [ "/var/lib/immich" ];
-        description = ''
-          Mount points that have to be mounted, or the job fails. A dataset that is not mounted is an empty
-          directory, and its backup would push out the good ones.
-        '';
-      };
-
-      resources = {
-        memory = lib.mkOption {
-          type = lib.types.nullOr blib.types.size;
-          default = null;
-          example = "2GB";
+  job =
+    { options, ... }:
+    {
+      options = {
+        enable = lib.mkOption {
+          type = lib.types.bool;
+          default = true;
+          example = false;
           description = ''
-            Most memory that restic may use; above it, the job is killed. restic keeps the index of the
-            whole repository in memory, so what suffices today may not suffice next year.
+            Whether the job exists. Its old snapshots stay in the repository either way.
           '';
         };
-        memoryReservation = lib.mkOption {
-          type = lib.types.nullOr blib.types.size;
+
+        repository = lib.mkOption {
+          type = lib.types.nullOr lib.types.str;
           default = null;
-          example = "256MB";
-          description = "Memory that is not taken from restic as long as others have some to spare.";
+          example = "offsite";
+          description = ''
+            Name of the repository in `modules.backup.restic.repositories`. Null means the primary one.
+          '';
         };
-        cpus = lib.mkOption {
-          type = lib.types.nullOr lib.types.numbers.positive;
+
+        paths = lib.mkOption {
+          type = lib.types.listOf lib.types.str;
+          default = [ ];
+          example = [ "/var/lib/immich" ];
+          description = "Files and directories to back up, as absolute paths.";
+        };
+
+        tags = lib.mkOption {
+          type = lib.types.listOf lib.types.str;
+          default = [ ];
+          example = [
+            "immich"
+            "photos"
+          ];
+          description = ''
+            Tags of each snapshot. The name of the job is added to them, and says later which snapshots
+            `modules.backup.restic.jobs.<name>.keep` may remove.
+
+            To find snapshots that have several tags, give restic all of them in one argument:
+            `--tag immich,photos`. Two arguments find what has either.
+          '';
+        };
+
+        excludePatterns = lib.mkOption {
+          type = lib.types.listOf lib.types.str;
+          default = [ ];
+          example = [ "*.tmp" ];
+          description = ''
+            What is left out, in the
+            [patterns of restic](https://restic.readthedocs.io/en/stable/040_backup.html#excluding-files).
+          '';
+        };
+
+        schedule = lib.mkOption {
+          type = lib.types.nullOr blib.types.calendar;
+          default = config.modules.backup.schedule;
+          defaultText = lib.literalExpression "config.modules.backup.schedule";
+          example = "hourly";
+          description = ''
+            When the job runs. A run that was missed is made up for at the next boot. Null means never by
+            itself, for a job that another unit starts.
+          '';
+        };
+
+        randomizedDelaySeconds = lib.mkOption {
+          type = lib.types.ints.unsigned;
+          default = 600;
+          example = 60;
+          description = ''
+            Longest delay, in seconds, that is added to each run by chance, so that the jobs of many hosts do
+            not start in the same second.
+          '';
+        };
+
+        keep = {
+          last = lib.mkOption {
+            type = count;
+            default = null;
+            example = 12;
+            description = "How many of the newest snapshots are kept in any case.";
+          };
+          hourly = keep {
+            what = "hours";
+            default = null;
+            example = 24;
+          };
+          daily = keep {
+            what = "days";
+            default = cfg.globalSettings.retention.daily;
+            defaultText = lib.literalExpression "config.modules.backup.restic.globalSettings.retention.daily";
+            example = 7;
+          };
+          weekly = keep {
+            what = "weeks";
+            default = cfg.globalSettings.retention.weekly;
+            defaultText = lib.literalExpression "config.modules.backup.restic.globalSettings.retention.weekly";
+            example = 4;
+          };
+          monthly = keep {
+            what = "months";
+            default = cfg.globalSettings.retention.monthly;
+            defaultText = lib.literalExpression "config.modules.backup.restic.globalSettings.retention.monthly";
+            example = 12;
+          };
+          yearly = keep {
+            what = "years";
+            default = cfg.globalSettings.retention.yearly;
+            defaultText = lib.literalExpression "config.modules.backup.restic.globalSettings.retention.yearly";
+            example = 3;
+          };
+        };
+
+        keepIsDeclared = lib.mkOption {
+          type = lib.types.bool;
+          readOnly = true;
+          internal = true;
+          default = lib.any (rule: rule.highestPrio < (lib.mkOptionDefault null).priority) (
+            lib.attrValues options.keep
+          );
+          description = "Whether the user has set one of the counts.";
+        };
+
+        preCommands = lib.mkOption {
+          type = lib.types.listOf (lib.types.nonEmptyListOf lib.types.str);
+          default = [ ];
+          example = lib.literalExpression ''[ [ "''${pkgs.sqlite}/bin/sqlite3" "/var/lib/app/app.db" ".backup /var/lib/app/app.backup" ] ]'';
+          description = ''
+            Commands before the backup, each as the list of its program and its arguments; no shell reads
+            them. They run as the user of the job and in its sandbox, so what they write has to be in
+            `modules.backup.restic.jobs.<name>.writablePaths`. If one fails, nothing is backed up and
+            the job has failed.
+          '';
+        };
+
+        postCommands = lib.mkOption {
+          type = lib.types.listOf (lib.types.nonEmptyListOf lib.types.str);
+          default = [ ];
+          example = lib.literalExpression ''[ [ "''${pkgs.coreutils}/bin/rm" "/var/lib/app/app.backup" ] ]'';
+          description = ''
+            Commands after a backup that succeeded, each as the list of its program and its arguments.
+          '';
+        };
+
+        writablePaths = lib.mkOption {
+          type = lib.types.listOf lib.types.str;
+          default = [ ];
+          example = [ "/var/lib/app" ];
+          description = ''
+            Directories that the commands before and after the backup write to. restic itself writes to the
+            repository and to its cache only.
+          '';
+        };
+
+        requiredMounts = lib.mkOption {
+          type = lib.types.listOf lib.types.str;
+          default = [ ];
+          example = [ "/var/lib/immich" ];
+          description = ''
+            Mount points that have to be mounted, or the job fails. A dataset that is not mounted is an empty
+            directory, and its backup would push out the good ones.
+          '';
+        };
+
+        resources = {
+          memory = lib.mkOption {
+            type = lib.types.nullOr blib.types.size;
+            default = null;
+            example = "2GB";
+            description = ''
+              Most memory that restic may use; above it, the job is killed. restic keeps the index of the
+              whole repository in memory, so what suffices today may not suffice next year.
+            '';
+          };
+          memoryReservation = lib.mkOption {
+            type = lib.types.nullOr blib.types.size;
+            default = null;
+            example = "256MB";
+            description = "Memory that is not taken from restic as long as others have some to spare.";
+          };
+          cpus = lib.mkOption {
+            type = lib.types.nullOr lib.types.numbers.positive;
+            default = null;
+            example = 0.5;
+            description = "Most processors that restic may keep busy.";
+          };
+        };
+
+        deadlineSeconds = lib.mkOption {
+          type = lib.types.nullOr lib.types.ints.positive;
           default = null;
-          example = 0.5;
-          description = "Most processors that restic may keep busy.";
+          example = 14400;
+          description = ''
+            Seconds after which a run has failed. A repository that answers no more would hold up all later
+            runs. Null waits for ever.
+          '';
         };
-      };
 
-      deadlineSeconds = lib.mkOption {
-        type = lib.types.nullOr lib.types.ints.positive;
-        default = null;
-        example = 14400;
-        description = ''
-          Seconds after which a run has failed. A repository that answers no more would hold up all later
-          runs. Null waits for ever.
-        '';
-      };
-
-      user = lib.mkOption {
-        type = lib.types.str;
-        default = "root";
-        example = "postgres";
-        description = ''
-          User that the job runs as. root gets nothing beyond the right to read every file, and writes only
-          what belongs to root; any other user reads what it may read. All jobs of a repository that is a
-          directory need the same user, since each could not read what another one wrote there.
-        '';
-      };
-
-      skipIfUnchanged = lib.mkOption {
-        type = lib.types.bool;
-        default = true;
-        example = false;
-        description = "Whether a snapshot is left out if nothing has changed since the last one.";
-      };
-
-      after = lib.mkOption {
-        type = lib.types.listOf (
-          lib.types.strMatching "[a-zA-Z0-9@:_.\\-]+[.](service|mount|target)"
-        );
-        default = [ ];
-        example = [ "immich.service" ];
-        description = ''
-          Units that the job waits for when they are starting at the same time.
-        '';
-      };
-
-      serviceConfig = lib.mkOption {
-        type = lib.types.attrsOf lib.types.anything;
-        default = { };
-        example = {
-          IOSchedulingClass = "idle";
+        user = lib.mkOption {
+          type = lib.types.str;
+          default = "root";
+          example = "postgres";
+          description = ''
+            User that the job runs as. root gets nothing beyond the right to read every file, and writes only
+            what belongs to root; any other user reads what it may read. All jobs of a repository that is a
+            directory need the same user, since each could not read what another one wrote there.
+          '';
         };
-        description = ''
-          Further settings of the unit's `[Service]` section; they win over those of Backstay's sandbox.
-        '';
-      };
 
-      failureTemplate = lib.mkOption {
-        type = lib.types.str;
-        default = "backup-failure";
-        example = "unit-failure";
-        description = ''
-          Template in `modules.notifications.templates` of the message about a failure.
-        '';
+        skipIfUnchanged = lib.mkOption {
+          type = lib.types.bool;
+          default = true;
+          example = false;
+          description = "Whether a snapshot is left out if nothing has changed since the last one.";
+        };
+
+        after = lib.mkOption {
+          type = lib.types.listOf (
+            lib.types.strMatching "[a-zA-Z0-9@:_.\\-]+[.](service|mount|target)"
+          );
+          default = [ ];
+          example = [ "immich.service" ];
+          description = ''
+            Units that the job waits for when they are starting at the same time.
+          '';
+        };
+
+        serviceConfig = lib.mkOption {
+          type = lib.types.attrsOf lib.types.anything;
+          default = { };
+          example = {
+            IOSchedulingClass = "idle";
+          };
+          description = ''
+            Further settings of the unit's `[Service]` section; they win over those of Backstay's sandbox.
+          '';
+        };
+
+        failureTemplate = lib.mkOption {
+          type = lib.types.str;
+          default = "backup-failure";
+          example = "unit-failure";
+          description = ''
+            Template in `modules.notifications.templates` of the message about a failure.
+          '';
+        };
       };
     };
-  };
 in
 {
   options.modules.backup = {

@@ -10,6 +10,7 @@ let
   notifications = config.modules.notifications;
   blib = import ../lib.nix { inherit lib pkgs; };
   unit = import ./unit.nix { inherit lib pkgs config; };
+  places = import ./places.nix { inherit lib config; };
   inherit (import ./resolved.nix { inherit lib config; }) jobs jobsOf;
 
   restic = "${pkgs.restic}/bin/restic";
@@ -18,13 +19,21 @@ let
     cfg.repositories.${name}
     // {
       inherit name jobNames;
-      # In a directory only the one who wrote a file can be counted on to read it.
-      user = jobs.${lib.head jobNames}.user;
+      # In a directory only the one who wrote a file can be counted on to read it, and all jobs are one
+      # user's. Elsewhere each of them may do; not root, if there is somebody else.
+      user =
+        let
+          users = map (job: jobs.${job}.user) jobNames;
+        in
+        lib.findFirst (user: user != "root") (lib.head users) users;
     }
   ) jobsOf;
 
   toInitialize = lib.filterAttrs (_: repository: repository.initialize) used;
+  toMake = lib.filterAttrs (_: isOnRoot) toInitialize;
   toPrune = lib.filterAttrs (_: repository: repository.pruneSchedule != null) used;
+
+  isOnRoot = repository: places.isDirectory repository.url && repository.mountPoint == "/";
 
   jobUnits = repository: map (name: "restic-backups-${name}.service") repository.jobNames;
 
@@ -161,6 +170,21 @@ in
       (lib.listToAttrs (map initialization (lib.attrValues toInitialize)))
       (lib.listToAttrs (map pruning (lib.attrValues toPrune)))
     ];
+
+    # Below another mount point it is not made here: while nothing is mounted there, it would be made
+    # on the root file system, and hidden later. restic makes it, if its user may.
+    systemd.tmpfiles.settings = lib.mkIf (toMake != { }) {
+      "10-restic-repositories" = lib.mapAttrs' (
+        _: repository:
+        lib.nameValuePair (places.directoryOf repository.url) {
+          # ":" leaves alone what is there already.
+          d = {
+            mode = ":0700";
+            user = ":${repository.user}";
+          };
+        }
+      ) toMake;
+    };
 
     systemd.timers = lib.mapAttrs' (
       name: repository:

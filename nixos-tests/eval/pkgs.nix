@@ -77,6 +77,7 @@ let
     "backstay"
     "pg-archive-wal"
     "pg-base-backup"
+    "pg-canary"
     "pg-datasets"
     "pg-drill"
     "pg-dump-database"

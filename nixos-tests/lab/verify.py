@@ -4,7 +4,8 @@ Each example is installed into a root file system as it would be for a boot. Wha
 
 - units: `systemd-analyze verify` has nothing to say;
 - timers: `systemd-analyze calendar` and `timespan` read every time;
-- sandboxes: `systemd-analyze security` gives no service more than the limit for its kind;
+- sandboxes: `systemd-analyze security` gives no service more than the limit for its kind, or than the least that systemd's own table
+  leaves to what it is there for;
 - settings: `backstay check-config` accepts every file of ours;
 - servers: `postgres -C` reads every postgresql.conf, where that version of PostgreSQL is at hand.
 """
@@ -24,10 +25,116 @@ from machine import ENVIRONMENT
 # The highest exposure that `systemd-analyze security` may give, out of 10.
 SERVER_LIMIT = 1.5
 HELPER_LIMIT = 0.5
-# For what changes datasets, reaches other machines or reads what belongs to others.
-OTHER_LIMIT = 3.5
-# For what fetches a dataset from another machine and mounts it for everybody: it has the rights of both, and no mounts of its own.
-FETCHING_LIMIT = 4.5
+# For what changes datasets.
+DATASETS_LIMIT = 3.5
+
+# A service with every protection that a program of ours can have: it is on the host's root file system, speaks to the journal and
+# the server over Unix sockets, and shares its user, and so its memory segments, with the server.
+STRICTEST = {
+    "User": "postgres",
+    "AmbientCapabilities": "",
+    "CapabilityBoundingSet": "",
+    "DevicePolicy": "closed",
+    "IPAddressDeny": "any",
+    "KeyringMode": "private",
+    "LockPersonality": "yes",
+    "MemoryDenyWriteExecute": "yes",
+    "NoNewPrivileges": "yes",
+    "PrivateDevices": "yes",
+    "PrivateMounts": "yes",
+    "PrivateNetwork": "yes",
+    "PrivateTmp": "yes",
+    "PrivateUsers": "yes",
+    "ProcSubset": "pid",
+    "ProtectClock": "yes",
+    "ProtectControlGroups": "yes",
+    "ProtectHome": "yes",
+    "ProtectHostname": "yes",
+    "ProtectKernelLogs": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectKernelTunables": "yes",
+    "ProtectProc": "invisible",
+    "ProtectSystem": "strict",
+    "RestrictAddressFamilies": "AF_UNIX",
+    "RestrictNamespaces": "yes",
+    "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes",
+    "SystemCallArchitectures": "native",
+    # The second line is taken off the first.
+    "SystemCallFilter": "@system-service\nSystemCallFilter=~@privileged @resources",
+    "UMask": "0077",
+}
+
+
+@dataclass(frozen=True)
+class Duty:
+    """Something that only some units are there for, and that they cannot do with every protection."""
+
+    name: str
+    # The units whose duty it is. No other is allowed what it takes.
+    units: re.Pattern[str]
+    # How a unit that does it is told.
+    key: str
+    value: re.Pattern[str]
+    # What the strictest service has to give up for it; None is a protection that it goes without.
+    price: dict[str, str | None]
+
+
+DUTIES = [
+    Duty(
+        "reaches other hosts",
+        re.compile(r"(notify|notify-recovered)@|restic-|preseed-|postgresql-restore-drill-|syncoid-"),
+        "RestrictAddressFamilies",
+        re.compile(r"AF_INET6?"),
+        {"PrivateNetwork": None, "IPAddressDeny": None, "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6"},
+    ),
+    Duty(
+        "reads everybody's files",
+        # restic, or what reads a repository in a directory that restic has written as somebody else.
+        re.compile(r"restic-|preseed-|postgresql-restore-drill-"),
+        "CapabilityBoundingSet",
+        re.compile(r"CAP_DAC_READ_SEARCH"),
+        {
+            "CapabilityBoundingSet": "CAP_DAC_READ_SEARCH",
+            "AmbientCapabilities": "CAP_DAC_READ_SEARCH",
+            # In a user namespace everybody else's files look like nobody's, and the capability does not hold for them.
+            "PrivateUsers": None,
+        },
+    ),
+    Duty(
+        "is root",
+        # A job of restic whose repository is a directory, where root's files are read by root only.
+        re.compile(r"restic-"),
+        "User",
+        re.compile(r"root"),
+        {"User": None, "AmbientCapabilities": ""},
+    ),
+]
+
+# What changes datasets and mounts them for everybody can have nothing that comes with a mount namespace.
+CHANGES_DATASETS = re.compile(r"backstay-datasets|sanoid|syncoid-|preseed-")
+MOUNTS = {
+    "User": None,
+    "CapabilityBoundingSet": "CAP_SYS_ADMIN CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE CAP_SETUID CAP_SETGID",
+    "DeviceAllow": "/dev/zfs rw",
+    "SystemCallFilter": "@system-service @mount",
+    **dict.fromkeys(
+        [
+            "PrivateDevices",
+            "PrivateMounts",
+            "PrivateTmp",
+            "PrivateUsers",
+            "ProcSubset",
+            "ProtectControlGroups",
+            "ProtectHome",
+            "ProtectKernelLogs",
+            "ProtectKernelModules",
+            "ProtectKernelTunables",
+            "ProtectProc",
+            "ProtectSystem",
+        ]
+    ),
+}
 
 # NixOS' own, of which only what our modules set is rendered: its sandbox is not there to be looked at.
 NOT_OURS = re.compile(r"prometheus-.*")
@@ -44,6 +151,8 @@ class Verdict:
     failures: list[str] = field(default_factory=list)
     # What was not looked at, and why.
     skipped: dict[str, str] = field(default_factory=dict)
+    # The least exposure that a service can have with what a kind of unit is there for.
+    limits: dict[str, float] = field(default_factory=dict)
 
     def check(self, kind: str, what: str, complaint: str) -> None:
         """Takes down one thing that was looked at; it is right when there is no complaint."""
@@ -141,14 +250,12 @@ class Example:
         for unit in self._units:
             if not unit.endswith(".service") or NOT_OURS.fullmatch(unit):
                 continue
-            instance = unit.replace("@.", f"@{INSTANCE}.")
-            status, said = self._run("systemd-analyze", "security", "--offline=true", "--no-pager", instance)
-            found = re.search(r"Overall exposure level for [^ ]+: ([0-9.]+)", said)
+            exposure, said = self._exposure(unit.replace("@.", f"@{INSTANCE}."))
             limit = self._limit(unit)
-            if found is None:
-                complaint = f"no exposure: {said.strip()} ({status})"
-            elif float(found[1]) > limit:
-                complaint = f"exposure {found[1]}, and {limit} is the limit"
+            if exposure is None:
+                complaint = f"no exposure: {said}"
+            elif exposure > limit:
+                complaint = f"exposure {exposure}, and {limit} is the limit"
             else:
                 complaint = ""
             self._verdict.check("sandbox", f"{self.name}/{unit}", complaint)
@@ -156,13 +263,39 @@ class Example:
     def _limit(self, unit: str) -> float:
         if any("/bin/postgres -D" in command for command in self._lines(unit, "ExecStart")):
             return SERVER_LIMIT
-        # A helper is by itself: without a network, without devices, without a right that its user has not.
-        is_alone = self._lines(unit, "PrivateNetwork") == ["true"]
-        is_powerless = not self._lines(unit, "CapabilityBoundingSet") and not self._lines(unit, "DeviceAllow")
-        if is_alone and is_powerless:
-            return HELPER_LIMIT
-        mounts = "CAP_SYS_ADMIN" in self._lines(unit, "CapabilityBoundingSet")
-        return FETCHING_LIMIT if mounts and not is_alone else OTHER_LIMIT
+        duties = [
+            duty
+            for duty in DUTIES
+            if duty.units.match(unit) and any(duty.value.fullmatch(value) for value in self._lines(unit, duty.key))
+        ]
+        mounts = bool(CHANGES_DATASETS.match(unit)) and "CAP_SYS_ADMIN" in self._lines(unit, "CapabilityBoundingSet")
+        is_of_datasets = mounts or unit.startswith(("sanoid", "syncoid-"))
+        limit = DATASETS_LIMIT if is_of_datasets else HELPER_LIMIT
+        if not duties:
+            return limit
+        service = {**STRICTEST, **(MOUNTS if mounts else {})}
+        for duty in duties:
+            # A program that mounts is root, and reads everybody's files by another capability already.
+            service |= {key: value for key, value in duty.price.items() if not mounts or key not in MOUNTS}
+        what = ", ".join([*(["mounts datasets"] if mounts else []), *(duty.name for duty in duties)])
+        return max(limit, self._least_exposure(what, service))
+
+    def _least_exposure(self, what: str, service: dict[str, str | None]) -> float:
+        """What systemd says of a service that has every protection but those that its duties cost."""
+        if what not in self._verdict.limits:
+            lines = [f"{key}={value}" for key, value in service.items() if value is not None]
+            unit = "backstay-strictest.service"
+            path = self._root.path / "etc/systemd/system" / unit
+            path.write_text("\n".join(["[Service]", "ExecStart=/bin/true", *lines, ""]))
+            self._verdict.limits[what] = self._exposure(unit)[0] or 0.0
+            path.unlink()
+        return self._verdict.limits[what]
+
+    def _exposure(self, unit: str) -> tuple[float | None, str]:
+        """What systemd says of a service, and all that it says if that is not a number."""
+        status, said = self._run("systemd-analyze", "security", "--offline=true", "--no-pager", unit)
+        found = re.search(r"Overall exposure level for [^ ]+: ([0-9.]+)", said)
+        return (float(found[1]) if found else None), f"{said.strip()} ({status})"
 
     def _look_at_settings(self) -> None:
         for file in sorted((self._rendered / "etc/backstay").glob("*.json")):

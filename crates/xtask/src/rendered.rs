@@ -29,6 +29,8 @@ struct Verdict {
     passed: BTreeMap<String, usize>,
     failures: Vec<String>,
     skipped: BTreeMap<String, String>,
+    /// The least exposure of a service that does this, where that is above the limit.
+    limits: BTreeMap<String, f64>,
 }
 
 /// Looks at all of it.
@@ -101,6 +103,9 @@ pub fn check(hosts: &Hosts, programs: &Programs, tally: &mut Tally) -> Result<()
     };
     report(sign, NAME, &summary, begun.elapsed());
     println!("       {}", counts.join(", "));
+    for (what, exposure) in &verdict.limits {
+        println!("       least exposure of what {what}: {exposure:.1}");
+    }
     tally.passed += passed;
     tally.failed += verdict.failures.len();
     tally.skipped.extend(

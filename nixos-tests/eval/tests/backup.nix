@@ -536,6 +536,7 @@ in
           repository = "rest:https://nas.example.org/forge";
           passwordFile = "/run/secrets/restic/password";
           environmentFile = "/run/secrets/restic/env";
+          host = "forge";
           jobs = [
             {
               job = "wal";
@@ -550,6 +551,92 @@ in
       ];
       failedAssertions = [ ];
       warnings = [ ];
+    };
+  };
+
+  "test snapshots of what something else copies are of a host that nobody knows" = {
+    expr = map (repository: repository.host or null) (
+      section "restic" (host {
+        integration.backup.enable = false;
+        backup.restic = {
+          repositoryUrl = "rest:https://nas.example.org/forge";
+          passwordFile = "/run/secrets/restic/password";
+        };
+      })
+    );
+    expected = [ null ];
+  };
+
+  "test a server that recovers can get WAL out of the repository, and starts without its secrets" = {
+    expr =
+      let
+        server = "postgresql-main.service";
+        sftp = host {
+          backup.restic = {
+            repositoryUrl = "sftp:backup@nas.example.org:/restic";
+            passwordFile = "/run/secrets/restic/password";
+          };
+        };
+        path = evaluated: map lib.getName evaluated.config.systemd.services.postgresql-main.path;
+      in
+      {
+        path = map (evaluated: lib.intersectLists [ "restic" "openssh" ] (path evaluated)) [
+          plain
+          offSite
+          sftp
+        ];
+        credentials = values "LoadCredential" server offSite;
+        instead = values "SetCredential" server offSite;
+        none = values "LoadCredential" server plain;
+        after = lib.elem "sops-install-secrets.service" (words "After" server offSite);
+      };
+    expected = {
+      path = [
+        [ ]
+        [ "restic" ]
+        [
+          "restic"
+          "openssh"
+        ]
+      ];
+      credentials = [
+        "restic-environment:/run/secrets/restic/env"
+        "restic-password:/run/secrets/restic/password"
+      ];
+      instead = [
+        "restic-environment:\\n"
+        "restic-password:\\n"
+      ];
+      none = [ ];
+      after = true;
+    };
+  };
+
+  "test copies are made in a user namespace, unless somebody else makes them" = {
+    expr =
+      let
+        namespaces = evaluated: lib.concatMap (unit: values "PrivateUsers" unit evaluated) [
+          "restic-backups-postgresql-main-wal.service"
+          "restic-backups-postgresql-main-base.service"
+        ];
+      in
+      {
+        own = namespaces offSite;
+        others = namespaces (hostWith [
+          nas
+          (main { backup.restic.repositoryName = "nas"; })
+          { modules.backup.restic.jobs.postgresql-main-wal.user = "root"; }
+        ]);
+      };
+    expected = {
+      own = [
+        "true"
+        "true"
+      ];
+      others = [
+        "false"
+        "true"
+      ];
     };
   };
 

@@ -57,6 +57,7 @@ let
   words = directive: unit: evaluated: lib.concatMap (lib.splitString " ") (values directive unit evaluated);
   check = "postgresql-healthcheck-main.service";
   drill = "postgresql-restore-drill-main.service";
+  canary = "postgresql-canary-main.service";
 
   refusedOn = expected: modules: {
     expr = (hostWith modules).failedAssertions;
@@ -92,6 +93,11 @@ in
       maximumBaseBackupAgeSeconds = 108000;
       minimumFreeBytes = 1073741824;
       maximumConnectionsPercent = 90;
+      maximumUsedPercent = 90;
+      maximumTransactionSeconds = 14400;
+      maximumDeadlocksPerHour = 5;
+      maximumSlotBytes = 1073741824;
+      maximumTransactionIdAge = 1000000000;
     };
   };
 
@@ -104,6 +110,11 @@ in
         maxBaseBackupAgeSeconds = 172800;
         minimumFree = "20GB";
         maxConnectionsPercent = 80;
+        maxUsedPercent = 70;
+        maxTransactionSeconds = 600;
+        maxDeadlocksPerHour = 0;
+        maxSlotSize = "4GB";
+        maxTransactionIdAge = 500000000;
       };
     });
     expected = {
@@ -113,7 +124,23 @@ in
       maximumBaseBackupAgeSeconds = 172800;
       minimumFreeBytes = 21474836480;
       maximumConnectionsPercent = 80;
+      maximumUsedPercent = 70;
+      maximumTransactionSeconds = 600;
+      maximumDeadlocksPerHour = 0;
+      maximumSlotBytes = 4294967296;
+      maximumTransactionIdAge = 500000000;
     };
+  };
+
+  "test a warning is no failure of the unit unless that is asked for" = {
+    expr = map (evaluated: values "SuccessExitStatus" check evaluated) [
+      plain
+      (host { healthCheck.failOnWarning = true; })
+    ];
+    expected = [
+      [ "1" ]
+      [ ]
+    ];
   };
 
   "test thresholds follow from what was declared about the backups" = {
@@ -398,6 +425,11 @@ in
         deadlineSeconds = 43200;
         sources = [ "local" ];
         checks = [ ];
+        canary = {
+          database = "backstay_canary";
+          intervalSeconds = 5;
+          rowsKept = 10000;
+        };
       };
       timer = ''
         [Unit]
@@ -441,6 +473,11 @@ in
                 }
                 { query = "SELECT 1"; }
               ];
+              canary = {
+                database = "bird";
+                intervalSeconds = 60;
+                rowsKept = 1000;
+              };
             };
           })
         ];
@@ -472,6 +509,11 @@ in
             query = "SELECT 1";
           }
         ];
+        canary = {
+          database = "bird";
+          intervalSeconds = 60;
+          rowsKept = 1000;
+        };
       };
       schedule = [ "Sat 03:00" ];
       timeout = [ "15300" ];
@@ -549,7 +591,7 @@ in
     };
   };
 
-  "test a drill of a snapshot may use ZFS and no network" = {
+  "test a drill of a snapshot reads it as the server's user, without a right to change a dataset" = {
     expr =
       let
         evaluated = hostWith [
@@ -557,22 +599,104 @@ in
           (main { drill.sources = [ "snapshot" ]; })
         ];
       in
-      {
-        device = values "DeviceAllow" drill evaluated;
-        user = values "User" drill evaluated;
-        namespaces = lib.concatMap (directive: values directive drill evaluated) [
-          "ProtectSystem"
-          "ReadWritePaths"
-        ];
-        network = values "PrivateNetwork" drill evaluated;
-      };
+      lib.genAttrs [
+        "BindPaths"
+        "CapabilityBoundingSet"
+        "DeviceAllow"
+        "PrivateNetwork"
+        "ProtectSystem"
+        "User"
+      ] (directive: values directive drill evaluated);
     expected = {
-      device = [ "/dev/zfs rw" ];
-      user = [ "root" ];
-      namespaces = [ ];
-      network = [ "true" ];
+      BindPaths = [ "-/dev/zfs" ];
+      CapabilityBoundingSet = [ "" ];
+      DeviceAllow = [ "/dev/zfs rw" ];
+      PrivateNetwork = [ "true" ];
+      ProtectSystem = [ "strict" ];
+      User = [ "postgres" ];
     };
   };
+
+  "test the canary comes and goes with the server and never gives up" = {
+    expr = {
+      unit = lib.genAttrs [
+        "After"
+        "ExecStart"
+        "PartOf"
+        "PrivateNetwork"
+        "Restart"
+        "StartLimitIntervalSec"
+        "Type"
+        "User"
+        "WantedBy"
+        "X-RestartIfChanged"
+      ] (directive: words directive canary plain);
+      # It is started by the server and by nothing else.
+      timer = plain.units ? "postgresql-canary-main.timer";
+    };
+    expected = {
+      unit = {
+        After = [ "postgresql-main.service" ];
+        ExecStart = [
+          "/usr/lib/backstay/bin/pg-canary"
+          "--config"
+          "/etc/backstay/main.json"
+        ];
+        PartOf = [ "postgresql-main.service" ];
+        PrivateNetwork = [ "true" ];
+        Restart = [ "always" ];
+        StartLimitIntervalSec = [ "0" ];
+        Type = [ "exec" ];
+        User = [ "postgres" ];
+        WantedBy = [ "postgresql-main.service" ];
+        X-RestartIfChanged = [ ];
+      };
+      timer = false;
+    };
+  };
+
+  "test there is no canary where nothing judges by it or where it could not be written" = {
+    expr =
+      map
+        (declaration: {
+          unit = (host declaration).units ? ${canary};
+          settings = (section "drill" (host declaration)).canary or null;
+        })
+        [
+          { drill.canary.enable = false; }
+          { drill.enable = false; }
+          { backup.enable = false; }
+          {
+            preseed.enable = true;
+            preseed.asStandby = true;
+          }
+        ];
+    expected = lib.genList (_: {
+      unit = false;
+      settings = null;
+    }) 4;
+  };
+
+  "test another interval restarts the canary" = {
+    expr =
+      values "X-Restart-Triggers" canary plain
+      == values "X-Restart-Triggers" canary (host { drill.canary.intervalSeconds = 60; });
+    expected = false;
+  };
+
+  "test a canary in a database of PostgreSQL's is refused" = refused [
+    "${at "drill.canary.database"}: \"postgres\" is a database of PostgreSQL's own, and the canary needs one to itself; choose another name."
+  ] { drill.canary.database = "postgres"; };
+
+  "test a canary in a declared database is refused" =
+    refused
+      [
+        "${at "drill.canary.database"}: \"app1\" is a declared database too, and the canary needs one to itself; choose another name."
+      ]
+      {
+        databases = [ "app1" ];
+        drill.canary.database = "app1";
+      };
 
   "test an instance without base backups has no drill" = {
     expr =

@@ -472,6 +472,37 @@ in
     };
   };
 
+  "test a snapshot of one's own is read without a right to change a dataset" = {
+    expr =
+      let
+        evaluated = hostWith [
+          onZfs
+          (main {
+            preseed = {
+              enable = true;
+              restoreMethods = [ "local" ];
+            };
+          })
+        ];
+      in
+      lib.genAttrs [
+        "BindPaths"
+        "CapabilityBoundingSet"
+        "DeviceAllow"
+        "PrivateNetwork"
+        "ProtectSystem"
+        "User"
+      ] (directive: values directive unit evaluated);
+    expected = {
+      BindPaths = [ "-/dev/zfs" ];
+      CapabilityBoundingSet = [ "" ];
+      DeviceAllow = [ "/dev/zfs rw" ];
+      PrivateNetwork = [ "true" ];
+      ProtectSystem = [ "strict" ];
+      User = [ "postgres" ];
+    };
+  };
+
   "test what receives datasets has no mount namespace" = {
     expr = {
       namespaces = lib.concatMap (directive: values directive unit everything) [

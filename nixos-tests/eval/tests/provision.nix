@@ -591,6 +591,38 @@ in
     };
   };
 
+  "test dumps go into a directory together with archive and base backups" = {
+    expr =
+      let
+        dumping = host [
+          (databases { app.dump.enable = true; })
+          {
+            modules.backup.restic.repositories.postgresql-main = {
+              mountPoint = "/mnt/nas-backup";
+            };
+            modules.services.postgresql.instances.main.backup.restic = {
+              repositoryUrl = "/mnt/nas-backup";
+              passwordFile = "/run/secrets/restic";
+            };
+          }
+        ];
+      in
+      {
+        inherit (dumping) failedAssertions;
+        job = directives [
+          "User"
+          "PrivateUsers"
+        ] dumping.units."restic-backups-postgresql-main-dumps.service";
+      };
+    expected = {
+      failedAssertions = [ ];
+      job = [
+        "User=postgres"
+        "PrivateUsers=true"
+      ];
+    };
+  };
+
   "test E18 an instance that is not enabled leaves no trace of its databases" = {
     expr =
       (evalHost [

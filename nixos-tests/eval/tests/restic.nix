@@ -427,6 +427,80 @@ in
     };
   };
 
+  "test a repository in a directory of the root file system has its directory, and one that is mounted has not" = {
+    expr =
+      let
+        rules =
+          mountPoint:
+          (host {
+            repositories.nas = nas // {
+              inherit mountPoint;
+            };
+            jobs.photos = photos // {
+              user = "photos";
+            };
+          }).files."/etc/tmpfiles.d/10-restic-repositories.conf" or null;
+      in
+      map rules [
+        "/"
+        "/mnt/nas-backup"
+      ];
+    expected = [
+      "'d' '/mnt/nas-backup' ':0700' ':photos' '-' '-'\n"
+      null
+    ];
+  };
+
+  "test a repository elsewhere is made and pruned by somebody who is not root, if any job is" = {
+    expr =
+      let
+        made = host {
+          repositories = { inherit offsite; };
+          jobs = {
+            inherit photos;
+            wal = {
+              paths = [ "/srv/wal" ];
+              user = "postgres";
+            };
+          };
+        };
+      in
+      map (name: directive made.units.${name} "User") [
+        "restic-backups-repository-offsite.service"
+        "restic-prune-offsite.service"
+        "restic-backups-photos.service"
+      ];
+    expected = [
+      [ "postgres" ]
+      [ "postgres" ]
+      [ "root" ]
+    ];
+  };
+
+  "test what is to be kept in a repository that is never pruned is told" = {
+    expr =
+      let
+        warnings =
+          job:
+          warningsAbout "modules.backup.restic.jobs" {
+            repositories.nas = nas // {
+              pruneSchedule = null;
+            };
+            jobs.photos = photos // job;
+          };
+      in
+      map warnings [
+        { }
+        { keep.daily = 7; }
+      ];
+    expected = [
+      [ ]
+      [
+        "modules.backup.restic.jobs.photos.keep: it is set, and nothing is ever forgotten by this host, since modules.backup.restic.repositories.nas.pruneSchedule is null; set a schedule there, or leave keep out."
+      ]
+    ];
+  };
+
   "test a directory on an unknown mount is never made into a repository" = {
     expr =
       (host { repositories.nas = removeAttrs nas [ "mountPoint" ]; }).units
