@@ -9,12 +9,6 @@
   # No secret: nobody but the tests ever has this repository.
   environment.etc."lab/restic-password".text = "lab";
 
-  systemd.tmpfiles.settings.lab."/srv/second-copy".d = {
-    mode = "0700";
-    user = "postgres";
-    group = "postgres";
-  };
-
   modules.backup.restic.repositories.second-copy = {
     url = "/srv/second-copy";
     passwordFile = "/etc/lab/restic-password";

@@ -70,6 +70,16 @@
         tags = sorted(tag for snapshot in json.loads(snapshots) for tag in snapshot["tags"] if tag in ("base-backup", "wal-archive"))
         t.assertEqual(tags, ["base-backup", "wal-archive"])
 
+    with subtest("a rehearsed restore finds the canary that the server's own unit writes"):
+        machine.wait_for_unit("postgresql-canary-main.service")
+        machine.succeed("systemctl start postgresql-restore-drill-main.service", timeout=1800)
+        drill = json.loads(machine.succeed("cat /var/lib/backstay/main/restore-drill.json"))
+        t.assertIsNone(drill["failure"])
+        t.assertGreater(drill["findings"]["canary"], 0)
+
+    with subtest("the check of the server's own unit has nothing to say"):
+        machine.succeed("systemctl start postgresql-healthcheck-main.service", timeout=300)
+
     with subtest("expiry keeps everything that is needed"):
         machine.succeed("systemctl start postgresql-walprune-main.service", timeout=300)
 
@@ -88,6 +98,8 @@
         t.assertEqual(everything_in("orders"), before)
         t.assertEqual(sql("SELECT to_regclass('written_later') IS NULL"), "t")
         t.assertEqual(sql("SELECT pg_is_in_recovery()"), "f")
+        # It went with the server, and came back with it.
+        machine.wait_for_unit("postgresql-canary-main.service")
 
     with subtest("the power is cut, and the server comes back by itself"):
         sql("INSERT INTO orders VALUES (3000, 'the last before the power cut')")

@@ -617,8 +617,8 @@ in
     expected = {
       failedAssertions = [ ];
       job = [
-        "User=postgres"
         "PrivateUsers=true"
+        "User=postgres"
       ];
     };
   };
