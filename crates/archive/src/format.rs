@@ -19,7 +19,7 @@
 //! RFC 8878 (zstd frames, skippable frames); the LZ4 frame format description 1.6.4.
 
 use std::io::{Read, Write};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 
 use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,7 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// No stored block is longer: zstd and LZ4 both store what they cannot compress with a small
 /// overhead.
-const LONGEST_STORED_BLOCK: usize = BLOCK_BYTES + BLOCK_BYTES / 128 + 1024;
+pub const LONGEST_STORED_BLOCK: usize = BLOCK_BYTES + BLOCK_BYTES / 128 + 1024;
 const LONGEST_RECORD: usize = 4096;
 
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
@@ -84,27 +84,40 @@ fn damaged(what: impl Into<String>) -> anyhow::Error {
     Damaged(what.into()).into()
 }
 
-/// Compresses and decompresses single blocks.
+/// Puts single blocks into their stored form.
 ///
-/// [`encode`] does not trust it: what it compressed is decompressed and compared before anything is
+/// [`encode`] does not trust it: what it made is decompressed and compared before anything is
 /// written. restic stored damaged data when its compressor was wrong (restic issues 4523 and 4677).
-pub trait Codec {
+pub trait Compress: Send {
     /// What comes before the first block.
     fn header(&self) -> &'static [u8];
-    /// Appends `block` in its stored form to `stored`.
+    /// Puts the stored form of `block` into `stored` and returns its length. [`LONGEST_STORED_BLOCK`]
+    /// bytes are always enough.
     ///
     /// # Errors
     ///
     /// Fails when the compressor does.
-    fn compress(&mut self, block: &[u8], stored: &mut Vec<u8>) -> Result<()>;
+    fn compress(&mut self, block: &[u8], stored: &mut [u8]) -> Result<usize>;
+    /// What comes after the last block.
+    fn trailer(&self) -> &'static [u8];
+}
+
+/// Gets blocks back from their stored form.
+pub trait Decompress: Send {
     /// Puts the content of one `stored` block into `block` and returns its length.
     ///
     /// # Errors
     ///
     /// Fails when `stored` is not exactly one block of at most `block.len()` bytes.
     fn decompress(&mut self, stored: &[u8], block: &mut [u8]) -> Result<usize>;
-    /// What comes after the last block.
-    fn trailer(&self) -> &'static [u8];
+}
+
+/// Both ways of one compression, apart so that two threads can use them.
+pub struct Codec {
+    /// The way into the archive.
+    pub compressor: Box<dyn Compress>,
+    /// The way back.
+    pub decompressor: Box<dyn Decompress>,
 }
 
 /// Makes the codec for `compression`.
@@ -112,7 +125,7 @@ pub trait Codec {
 /// # Errors
 ///
 /// Fails when the compressor cannot be set up.
-pub fn codec(compression: Compression) -> Result<Box<dyn Codec + Send>> {
+pub fn codec(compression: Compression) -> Result<Codec> {
     Ok(match compression.algorithm {
         Algorithm::Zstd => {
             let mut compressor = zstd::bulk::Compressor::new(compression.zstd_level())
@@ -120,42 +133,33 @@ pub fn codec(compression: Compression) -> Result<Box<dyn Codec + Send>> {
             compressor
                 .include_checksum(true)
                 .context("set up zstd compression")?;
-            Box::new(Zstd {
-                compressor,
-                decompressor: zstd::bulk::Decompressor::new()
-                    .context("set up zstd decompression")?,
-            })
+            Codec {
+                compressor: Box::new(Zstd(compressor)),
+                decompressor: Box::new(ZstdFrame::new()?),
+            }
         }
-        Algorithm::None => Box::new(Uncompressed {
-            decompressor: zstd::bulk::Decompressor::new().context("set up zstd decompression")?,
-        }),
-        Algorithm::Lz4 => Box::new(Lz4),
+        Algorithm::None => Codec {
+            compressor: Box::new(Uncompressed),
+            decompressor: Box::new(ZstdFrame::new()?),
+        },
+        Algorithm::Lz4 => Codec {
+            compressor: Box::new(Lz4),
+            decompressor: Box::new(Lz4),
+        },
     })
 }
 
-struct Zstd {
-    compressor: zstd::bulk::Compressor<'static>,
-    decompressor: zstd::bulk::Decompressor<'static>,
-}
+struct Zstd(zstd::bulk::Compressor<'static>);
 
-impl Codec for Zstd {
+impl Compress for Zstd {
     fn header(&self) -> &'static [u8] {
         &[]
     }
 
-    fn compress(&mut self, block: &[u8], stored: &mut Vec<u8>) -> Result<()> {
-        let start = stored.len();
-        stored.resize(start + zstd::zstd_safe::compress_bound(block.len()), 0);
-        let length = self
-            .compressor
-            .compress_to_buffer(block, &mut stored[start..])
-            .context("compress with zstd")?;
-        stored.truncate(start + length);
-        Ok(())
-    }
-
-    fn decompress(&mut self, stored: &[u8], block: &mut [u8]) -> Result<usize> {
-        decompress_zstd(&mut self.decompressor, stored, block)
+    fn compress(&mut self, block: &[u8], stored: &mut [u8]) -> Result<usize> {
+        self.0
+            .compress_to_buffer(block, stored)
+            .context("compress with zstd")
     }
 
     fn trailer(&self) -> &'static [u8] {
@@ -163,53 +167,54 @@ impl Codec for Zstd {
     }
 }
 
-fn decompress_zstd(
-    decompressor: &mut zstd::bulk::Decompressor<'static>,
-    stored: &[u8],
-    block: &mut [u8],
-) -> Result<usize> {
-    decompressor
-        .decompress_to_buffer(stored, block)
-        .map_err(|err| damaged(format!("a zstd frame cannot be decompressed: {err}")))
+/// A whole zstd frame, whatever is in it.
+struct ZstdFrame(zstd::bulk::Decompressor<'static>);
+
+impl ZstdFrame {
+    fn new() -> Result<Self> {
+        zstd::bulk::Decompressor::new()
+            .context("set up zstd decompression")
+            .map(Self)
+    }
+}
+
+impl Decompress for ZstdFrame {
+    fn decompress(&mut self, stored: &[u8], block: &mut [u8]) -> Result<usize> {
+        self.0
+            .decompress_to_buffer(stored, block)
+            .map_err(|err| damaged(format!("a zstd frame cannot be decompressed: {err}")))
+    }
 }
 
 /// zstd frames of raw blocks, and of run-length blocks where the content is zeros.
-struct Uncompressed {
-    decompressor: zstd::bulk::Decompressor<'static>,
-}
+struct Uncompressed;
 
-impl Codec for Uncompressed {
+impl Compress for Uncompressed {
     fn header(&self) -> &'static [u8] {
         &[]
     }
 
-    fn compress(&mut self, block: &[u8], stored: &mut Vec<u8>) -> Result<()> {
+    fn compress(&mut self, block: &[u8], mut stored: &mut [u8]) -> Result<usize> {
         /// `Block_Maximum_Size` of RFC 8878.
         const LARGEST: usize = 128 * 1024;
         /// A single segment whose size follows in four bytes, without checksum or dictionary.
         const DESCRIPTOR: u8 = 0b1010_0000;
         const RUN_LENGTH: usize = 1;
-        stored.extend(ZSTD_MAGIC);
-        stored.push(DESCRIPTOR);
-        stored.extend(u32::try_from(block.len())?.to_le_bytes());
+        let room = stored.len();
+        let mut store = |bytes: &[u8]| stored.write_all(bytes).context("store a block");
+        store(&ZSTD_MAGIC)?;
+        store(&[DESCRIPTOR])?;
+        store(&u32::try_from(block.len())?.to_le_bytes())?;
         let mut parts = block.chunks(LARGEST).peekable();
         while let Some(part) = parts.next() {
             let last = usize::from(parts.peek().is_none());
             let zeros = part.iter().all(|&byte| byte == 0);
             let kind = if zeros { RUN_LENGTH } else { 0 };
             let header = last | (kind << 1) | (part.len() << 3);
-            stored.extend(&header.to_le_bytes()[..3]);
-            if zeros {
-                stored.push(0);
-            } else {
-                stored.extend(part);
-            }
+            store(&header.to_le_bytes()[..3])?;
+            store(if zeros { &[0] } else { part })?;
         }
-        Ok(())
-    }
-
-    fn decompress(&mut self, stored: &[u8], block: &mut [u8]) -> Result<usize> {
-        decompress_zstd(&mut self.decompressor, stored, block)
+        Ok(room - stored.len())
     }
 
     fn trailer(&self) -> &'static [u8] {
@@ -219,28 +224,35 @@ impl Codec for Uncompressed {
 
 struct Lz4;
 
-impl Codec for Lz4 {
+impl Compress for Lz4 {
     fn header(&self) -> &'static [u8] {
         &LZ4_HEADER
     }
 
-    fn compress(&mut self, block: &[u8], stored: &mut Vec<u8>) -> Result<()> {
-        let start = stored.len();
-        stored.resize(start + 4 + lz4::block::compress_bound(block.len())?, 0);
-        let length = lz4::block::compress_to_buffer(block, None, false, &mut stored[start + 4..])
+    fn compress(&mut self, block: &[u8], stored: &mut [u8]) -> Result<usize> {
+        let (mark, data) = stored
+            .split_first_chunk_mut::<4>()
+            .context("store a block")?;
+        let length = lz4::block::compress_to_buffer(block, None, false, data)
             .context("compress with LZ4")?;
-        let (length, mark) = if length < block.len() {
-            (length, u32::try_from(length)?)
+        let (length, flag) = if length < block.len() {
+            (length, 0)
         } else {
-            stored[start + 4..start + 4 + block.len()].copy_from_slice(block);
-            let length = block.len();
-            (length, u32::try_from(length)? | LZ4_UNCOMPRESSED)
+            data.get_mut(..block.len())
+                .context("store a block")?
+                .copy_from_slice(block);
+            (block.len(), LZ4_UNCOMPRESSED)
         };
-        stored[start..start + 4].copy_from_slice(&mark.to_le_bytes());
-        stored.truncate(start + 4 + length);
-        Ok(())
+        *mark = (u32::try_from(length)? | flag).to_le_bytes();
+        Ok(mark.len() + length)
     }
 
+    fn trailer(&self) -> &'static [u8] {
+        &LZ4_END_MARK
+    }
+}
+
+impl Decompress for Lz4 {
     fn decompress(&mut self, stored: &[u8], block: &mut [u8]) -> Result<usize> {
         let (mark, data) = stored
             .split_first_chunk::<4>()
@@ -260,26 +272,22 @@ impl Codec for Lz4 {
             .copy_from_slice(data);
         Ok(data.len())
     }
-
-    fn trailer(&self) -> &'static [u8] {
-        &LZ4_END_MARK
-    }
 }
 
-/// Where the content is hashed.
+/// How many threads encode one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hashing {
-    /// On the calling thread.
-    Inline,
-    /// On a thread of its own, for a caller that has a core to spare. The content is hashed while it
-    /// is being compressed, which takes a third off the time.
-    Aside,
+pub enum Threads {
+    /// The calling thread does all of it.
+    One,
+    /// For a caller that has a core to spare: the calling thread reads and compresses, a second one
+    /// hashes, checks and writes. The two take about as long as each other.
+    Two,
 }
 
 /// Writes the content of `source` to `sink` in stored form and returns its record.
 ///
-/// One pass over the data: each block is hashed, compressed, decompressed, compared with what it
-/// was made from, and only then written. Memory stays at a few blocks, whatever the length.
+/// One pass over the data: each block is compressed, hashed, decompressed, compared with what it was
+/// made from, and only then written. Memory stays at a few blocks, whatever the length.
 ///
 /// # Errors
 ///
@@ -287,151 +295,153 @@ pub enum Hashing {
 /// something else than it was given. What `sink` has received by then is of no use.
 pub fn encode(
     source: &mut impl Read,
-    sink: &mut impl Write,
-    codec: &mut dyn Codec,
+    sink: &mut (impl Write + Send),
+    codec: &mut Codec,
     name: &str,
     system_identifier: SystemIdentifier,
-    hashing: Hashing,
+    threads: Threads,
 ) -> Result<Record> {
-    let (stored, sha256) = match hashing {
-        Hashing::Inline => {
-            let mut block = vec![0; BLOCK_BYTES];
-            let mut sha256 = Sha256::new();
-            let mut encoder = Encoder::new(codec, sink);
-            while let Some(length) = next_block(source, &mut block)? {
-                sha256.update(&block[..length]);
-                encoder.block(&block[..length])?;
-            }
-            (encoder.finish()?, hex::encode(sha256.finalize()))
-        }
-        Hashing::Aside => encode_and_hash_aside(source, Encoder::new(codec, sink))?,
+    let compressor = &mut *codec.compressor;
+    let mut checked = Checked {
+        decompressor: &mut *codec.decompressor,
+        again: vec![0; BLOCK_BYTES],
+        sink,
+        sha256: Sha256::new(),
+        length_bytes: 0,
+        crc: 0,
     };
+    checked.write(compressor.header())?;
+    match threads {
+        Threads::One => {
+            let mut block = Block::empty();
+            while block.read(source)? {
+                block.compress(compressor)?;
+                checked.add(&block)?;
+            }
+        }
+        Threads::Two => encode_on_two_threads(source, compressor, &mut checked)?,
+    }
+    checked.write(compressor.trailer())?;
     let record = Record {
         format: FORMAT_VERSION,
         name: name.to_owned(),
         system_identifier,
-        length_bytes: stored.length_bytes,
-        sha256,
-        stored_crc32c: format!("{:08x}", stored.crc),
+        length_bytes: checked.length_bytes,
+        sha256: hex::encode(checked.sha256.finalize()),
+        stored_crc32c: format!("{:08x}", checked.crc),
     };
     sink.write_all(&record_frame(&record)?)
         .context("write the archived file")?;
     Ok(record)
 }
 
-/// Encodes on this thread what another one hashes. Each block is shared between the two; the hashing
-/// thread gives it back when it is done.
-fn encode_and_hash_aside<W: Write>(
+/// Reads and compresses on this thread what another one checks and writes. The blocks go round.
+fn encode_on_two_threads<W: Write + Send>(
     source: &mut impl Read,
-    mut encoder: Encoder<'_, W>,
-) -> Result<(Stored, String)> {
-    /// One being read or compressed, one being hashed, and some between the two.
-    const BLOCKS: usize = 4;
-    let (to_hash, hashed_next) = mpsc::channel::<(Arc<Vec<u8>>, usize)>();
+    compressor: &mut dyn Compress,
+    checked: &mut Checked<'_, W>,
+) -> Result<()> {
+    /// One for each thread and one between the two.
+    const BLOCKS: usize = 3;
+    let (to_check, compressed) = mpsc::channel::<Block>();
     let (give_back, free) = mpsc::channel();
     for _ in 0..BLOCKS {
-        let _ = give_back.send(Arc::new(vec![0; BLOCK_BYTES]));
+        let _ = give_back.send(Block::empty());
     }
     std::thread::scope(|scope| {
-        let hasher = scope.spawn(move || {
-            let mut sha256 = Sha256::new();
-            for (block, length) in hashed_next {
-                sha256.update(&block[..length]);
-                // The other side is gone once it has failed.
+        let second = scope.spawn(move || -> Result<()> {
+            for block in compressed {
+                checked.add(&block)?;
+                // The other side is gone once it has come to the end.
                 let _ = give_back.send(block);
             }
-            hex::encode(sha256.finalize())
+            Ok(())
         });
-        let mut encode_all = || -> Result<()> {
-            loop {
-                let mut block = free.recv().context("the hashing thread ended early")?;
-                // Ours alone: we let go of it before we asked for a free one.
-                let content = Arc::get_mut(&mut block).context("a block is still being read")?;
-                let Some(length) = next_block(source, content)? else {
-                    return Ok(());
-                };
-                to_hash
-                    .send((Arc::clone(&block), length))
-                    .map_err(|_| anyhow!("the hashing thread ended early"))?;
-                encoder.block(&block[..length])?;
+        let mut compress_all = || -> Result<()> {
+            // Each of the two ends early only when the other thread has failed, which says why.
+            while let Ok(mut block) = free.recv() {
+                if !block.read(source)? {
+                    break;
+                }
+                block.compress(compressor)?;
+                if to_check.send(block).is_err() {
+                    break;
+                }
             }
+            Ok(())
         };
-        let outcome = encode_all();
-        drop(to_hash);
-        let sha256 = hasher
+        let outcome = compress_all();
+        drop(to_check);
+        let checks = second
             .join()
-            .map_err(|_| anyhow!("the hashing thread ended early"))?;
-        outcome?;
-        Ok((encoder.finish()?, sha256))
+            .map_err(|_| anyhow!("the checking thread ended early"))?;
+        outcome.and(checks)
     })
 }
 
-/// Reads the next block, or nothing at the end.
-fn next_block(source: &mut impl Read, block: &mut [u8]) -> Result<Option<usize>> {
-    let length = read_block(source, block).context("read the source")?;
-    Ok((length > 0).then_some(length))
+/// One block on its way into the archive.
+struct Block {
+    content: Vec<u8>,
+    length: usize,
+    stored: Vec<u8>,
+    stored_length: usize,
 }
 
-/// What has been stored before the record.
-struct Stored {
+impl Block {
+    fn empty() -> Self {
+        Self {
+            content: vec![0; BLOCK_BYTES],
+            length: 0,
+            stored: vec![0; LONGEST_STORED_BLOCK],
+            stored_length: 0,
+        }
+    }
+
+    /// Reads the next content, and says whether there was some.
+    fn read(&mut self, source: &mut impl Read) -> Result<bool> {
+        self.length = read_block(source, &mut self.content).context("read the source")?;
+        Ok(self.length > 0)
+    }
+
+    fn compress(&mut self, compressor: &mut dyn Compress) -> Result<()> {
+        self.stored_length = compressor.compress(&self.content[..self.length], &mut self.stored)?;
+        Ok(())
+    }
+}
+
+/// Hashes, checks and writes what was compressed, one block after the other.
+struct Checked<'a, W> {
+    decompressor: &'a mut dyn Decompress,
+    again: Vec<u8>,
+    sink: &'a mut W,
+    sha256: Sha256,
+    /// Of the content.
     length_bytes: u64,
+    /// Of what is stored.
     crc: u32,
 }
 
-/// Compresses, checks and writes one block after the other.
-struct Encoder<'a, W> {
-    codec: &'a mut dyn Codec,
-    sink: &'a mut W,
-    again: Vec<u8>,
-    stored: Vec<u8>,
-    done: Stored,
-}
-
-impl<'a, W: Write> Encoder<'a, W> {
-    fn new(codec: &'a mut dyn Codec, sink: &'a mut W) -> Self {
-        let mut stored = Vec::with_capacity(LONGEST_STORED_BLOCK);
-        stored.extend(codec.header());
-        Self {
-            codec,
-            sink,
-            again: vec![0; BLOCK_BYTES],
-            stored,
-            done: Stored {
-                length_bytes: 0,
-                crc: 0,
-            },
-        }
-    }
-
-    fn block(&mut self, block: &[u8]) -> Result<()> {
-        let header = self.stored.len();
-        self.codec.compress(block, &mut self.stored)?;
-        let back = self
-            .codec
-            .decompress(&self.stored[header..], &mut self.again)?;
-        if self.again[..back] != *block {
+impl<W: Write> Checked<'_, W> {
+    fn add(&mut self, block: &Block) -> Result<()> {
+        let content = &block.content[..block.length];
+        let stored = &block.stored[..block.stored_length];
+        self.sha256.update(content);
+        let back = self.decompressor.decompress(stored, &mut self.again)?;
+        if self.again[..back] != *content {
             return Err(anyhow!(
                 "the compressor gave back other bytes than it was given, at offset {}",
-                self.done.length_bytes
+                self.length_bytes
             ));
         }
-        self.done.length_bytes += block.len() as u64;
-        self.write()
+        self.length_bytes += content.len() as u64;
+        self.write(stored)
     }
 
-    fn write(&mut self) -> Result<()> {
-        self.done.crc = crc32c::crc32c_append(self.done.crc, &self.stored);
+    fn write(&mut self, stored: &[u8]) -> Result<()> {
+        self.crc = crc32c::crc32c_append(self.crc, stored);
         self.sink
-            .write_all(&self.stored)
-            .context("write the archived file")?;
-        self.stored.clear();
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<Stored> {
-        self.stored.extend(self.codec.trailer());
-        self.write()?;
-        Ok(self.done)
+            .write_all(stored)
+            .context("write the archived file")
     }
 }
 
@@ -540,14 +550,12 @@ pub fn decode(
         }
         crc = input.take(crc, LZ4_END_MARK.len());
     } else {
-        let mut decompressor =
-            zstd::bulk::Decompressor::new().context("set up zstd decompression")?;
+        let mut codec = ZstdFrame::new()?;
         while input.peek(4)? == ZSTD_MAGIC {
             let available = input.peek(LONGEST_STORED_BLOCK)?;
             let length = zstd::zstd_safe::find_frame_compressed_size(available)
                 .map_err(|_| damaged("a zstd frame is cut off or too long"))?;
-            let block =
-                decompress_zstd(&mut decompressor, &available[..length], &mut output.block)?;
+            let block = codec.decompress(&available[..length], &mut output.block)?;
             output.hand_over(block)?;
             crc = input.take(crc, length);
         }

@@ -11,7 +11,7 @@ use wal::control::ControlFile;
 use wal::page::{LONG_HEADER_BYTES, LongPageHeader};
 use wal::{SegmentName, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
 
-use crate::format::{self, BLOCK_BYTES, Codec, Damaged, FORMAT_VERSION, Hashing};
+use crate::format::{self, BLOCK_BYTES, Codec, Damaged, FORMAT_VERSION, Threads};
 
 /// Name of the manifest. A directory without it is no archive: an unmounted one, for example.
 const MANIFEST: &str = "archive.json";
@@ -353,8 +353,8 @@ impl Archive {
         &self,
         source: &Path,
         origin: Option<SystemIdentifier>,
-        codec: &mut dyn Codec,
-        hashing: Hashing,
+        codec: &mut Codec,
+        threads: Threads,
     ) -> Result<Put> {
         let (name, mut file) = open_wal_file(source)?;
         let cluster = self.identify(&name, &mut file, origin)?;
@@ -376,7 +376,7 @@ impl Archive {
             codec,
             &name.to_string(),
             cluster.system_identifier,
-            hashing,
+            threads,
         )
         .with_context(|| format!("store \"{}\"", source.display()))?;
         ensure!(

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use archive::format::Hashing;
+use archive::format::Threads;
 use archive::{Archive, Receipts, format};
 use wal::WalFileName;
 
@@ -45,7 +45,7 @@ pub fn put_with_company(
                 break;
             };
             // PostgreSQL asks for this file in a moment, and then the failure is reported.
-            if put(archive, settings, &next, Hashing::Inline).is_err()
+            if put(archive, settings, &next, Threads::One).is_err()
                 || note(archive, receipts, &next).is_err()
             {
                 break;
@@ -60,13 +60,13 @@ pub fn put_with_company(
         for _ in 0..helpers {
             scope.spawn(put_company);
         }
-        // With nothing to do ahead, the other core can hash.
-        let hashing = if helpers == 0 && settings.threads > 1 {
-            Hashing::Aside
+        // With nothing to do ahead, the other core can do half of this.
+        let threads = if helpers == 0 && settings.threads > 1 {
+            Threads::Two
         } else {
-            Hashing::Inline
+            Threads::One
         };
-        let own = put(archive, settings, path, hashing);
+        let own = put(archive, settings, path, threads);
         own_failed.store(own.is_err(), Ordering::Relaxed);
         if own.is_ok() {
             put_company();
@@ -79,11 +79,11 @@ fn put(
     archive: &Archive,
     settings: &settings::Archive,
     path: &Path,
-    hashing: Hashing,
+    threads: Threads,
 ) -> Result<()> {
     let mut codec = format::codec(settings.compression)?;
     archive
-        .put(path, origin(path), &mut *codec, hashing)
+        .put(path, origin(path), &mut codec, threads)
         .map(drop)
 }
 

@@ -742,6 +742,68 @@ fn b9_a_chain_of_incremental_backups_is_restored_exactly_and_has_the_declared_le
     Ok(())
 }
 
+/// The files of the second database have the names that those of the first one had, and their pages never went
+/// through WAL: only the summaries tell that none of the first one's blocks is left.
+#[test]
+fn b11_a_database_that_was_copied_as_files_again_under_its_old_number_is_restored() -> Result<()> {
+    let testbed = Testbed::new()?;
+    if testbed.server().major() < 17 {
+        testbed::skip!(
+            "PostgreSQL {} takes no incremental backups",
+            testbed.server().major()
+        );
+    }
+    let source = incremental(4)?;
+    let create = "CREATE DATABASE copied OID = 100000 TEMPLATE = template1 STRATEGY = FILE_COPY";
+    source.cluster.psql(create)?;
+    source.cluster.psql_in(
+        "copied",
+        "CREATE TABLE of_the_first AS SELECT i FROM generate_series(1, 10000) i",
+    )?;
+    let (full, _) = source.good(&[])?;
+    source.cluster.psql("DROP DATABASE copied")?;
+    source.cluster.psql_in(
+        "template1",
+        "CREATE TABLE of_the_second AS SELECT i FROM generate_series(1, 5000) i",
+    )?;
+    source.cluster.psql(create)?;
+    let (record, _) = source.good(&[])?;
+    assert_eq!(record.parent, Some(full.name));
+
+    source.cluster.archive_everything()?;
+    let into = source.testbed.path().join("copy");
+    source.restore(&into, &[])?.expect_success()?;
+    let copy = source
+        .testbed
+        .adopt(&into, source.cluster.settings_path())?;
+    copy.start()?;
+    for (what, sql, expected) in [
+        (
+            "rows",
+            "SELECT count(*), sum(i) FROM of_the_second",
+            "5000|12502500",
+        ),
+        (
+            "a table of the first",
+            "SELECT to_regclass('of_the_first') IS NULL",
+            "t",
+        ),
+        // Every row of the catalog is read, and its indexes with it.
+        (
+            "relations",
+            "SELECT count(*) > 300 FROM pg_class WHERE relname = relname",
+            "t",
+        ),
+    ] {
+        assert_eq!(copy.psql_in("copied", sql)?, expected, "{what}");
+    }
+    assert_eq!(
+        Source::content_of(&copy)?,
+        Source::content_of(&source.cluster)?
+    );
+    copy.stop(StopMode::Immediate)
+}
+
 #[test]
 fn b8_an_incremental_backup_without_its_parent_is_not_offered_and_the_next_is_full() -> Result<()> {
     let testbed = Testbed::new()?;

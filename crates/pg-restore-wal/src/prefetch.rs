@@ -7,12 +7,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use archive::{Fetched, SEGMENT_STAGING};
 use command::Command;
-use durable_file::Published;
+use durable_file::{Published, Temporary};
 use wal::{SegmentName, WalFileName};
 
 use crate::Archives;
@@ -182,34 +184,63 @@ pub fn fetch_ahead(
         .cluster(archives.system_identifier)?
         .segment_size()?;
     let room = room_for(settings, archives);
-    while let Some(next) = segment.next(size) {
-        let waiting = staging.join(next.to_string());
-        if !waiting.exists() {
+    // Those that the other thread has yet to sync and to name.
+    let underway = AtomicUsize::new(0);
+    let mut fetch_all = |publish: &mpsc::SyncSender<(Temporary, PathBuf)>| -> Result<()> {
+        while let Some(next) = segment.next(size) {
+            segment = next;
+            let waiting = staging.join(next.to_string());
+            if waiting.exists() {
+                continue;
+            }
             let full_since = Instant::now();
-            while count_waiting(&staging)? >= room {
+            while count_waiting(&staging)? + underway.load(Ordering::Relaxed) >= room {
                 if full_since.elapsed() > LONGEST_IDLE {
                     return Ok(());
                 }
                 std::thread::sleep(POLL);
             }
-            let name = WalFileName::Segment(next);
-            let mut found = None;
-            for source in &archives.sources {
-                found = source.fetch(archives.system_identifier, &name, &staging)?;
-                if found.is_some() {
-                    break;
-                }
-            }
-            let Some(temporary) = found else {
+            let Some(temporary) = fetch(archives, next, &staging)? else {
                 return Ok(());
             };
-            match temporary.publish(&waiting)? {
-                Published::Yes | Published::NameTaken => {}
+            underway.fetch_add(1, Ordering::Relaxed);
+            if publish.send((temporary, waiting)).is_err() {
+                // The other thread has failed, and says why.
+                return Ok(());
             }
         }
-        segment = next;
+        Ok(())
+    };
+    // The disk syncs one file while the processor decompresses the next.
+    std::thread::scope(|scope| {
+        let (publish, fetched) = mpsc::sync_channel::<(Temporary, PathBuf)>(0);
+        let second = scope.spawn(|| -> Result<()> {
+            for (temporary, waiting) in fetched {
+                // A name that is taken is the same file, from an earlier fetcher.
+                let (Published::Yes | Published::NameTaken) = temporary.publish(&waiting)?;
+                underway.fetch_sub(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        let outcome = fetch_all(&publish);
+        drop(publish);
+        let published = second
+            .join()
+            .unwrap_or_else(|_| bail!("the publishing thread ended early"));
+        outcome.and(published)
+    })
+}
+
+/// Fetches `segment` from the first archive that holds it.
+fn fetch(archives: &Archives, segment: SegmentName, staging: &Path) -> Result<Option<Temporary>> {
+    let name = WalFileName::Segment(segment);
+    for source in &archives.sources {
+        let found = source.fetch(archives.system_identifier, &name, staging)?;
+        if found.is_some() {
+            return Ok(found);
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn count_waiting(staging: &Path) -> Result<usize> {

@@ -20,7 +20,7 @@ struct Campaign {
 }
 
 /// Every campaign there is.
-const CAMPAIGNS: [Campaign; 4] = [
+const CAMPAIGNS: [Campaign; 6] = [
     Campaign {
         name: "histories",
         only: "random_pasts",
@@ -32,6 +32,18 @@ const CAMPAIGNS: [Campaign; 4] = [
         only: "random_targets",
         variable: "BACKSTAY_TARGETS",
         count: 1_000,
+    },
+    Campaign {
+        name: "flips",
+        only: "every_random_flip",
+        variable: "BACKSTAY_FLIPS",
+        count: 100_000,
+    },
+    Campaign {
+        name: "recoveries",
+        only: "stops_at_a_flipped_byte",
+        variable: "BACKSTAY_RECOVERIES",
+        count: 20,
     },
     Campaign {
         name: "declarations",

@@ -1,5 +1,5 @@
 use super::*;
-use crate::format::Hashing;
+use crate::format::{Compress, Threads};
 use settings::{Algorithm, Compression};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -20,7 +20,7 @@ fn cluster(system_identifier: SystemIdentifier) -> Cluster {
     }
 }
 
-fn zstd() -> Box<dyn Codec + Send> {
+fn zstd() -> Codec {
     format::codec(Compression::default()).unwrap()
 }
 
@@ -64,8 +64,8 @@ impl Place {
         self.archive.put(
             &self.write(name, content),
             Some(IDENTIFIER),
-            &mut *zstd(),
-            Hashing::Inline,
+            &mut zstd(),
+            Threads::One,
         )
     }
 
@@ -254,7 +254,7 @@ fn a16_an_existing_copy_with_other_compression_is_compared_by_content() {
         .unwrap();
         place
             .archive
-            .put(&path, None, &mut *codec, Hashing::Inline)
+            .put(&path, None, &mut codec, Threads::One)
             .unwrap();
         for second in [Algorithm::None, Algorithm::Lz4, Algorithm::Zstd] {
             let mut codec = format::codec(Compression {
@@ -265,7 +265,7 @@ fn a16_an_existing_copy_with_other_compression_is_compared_by_content() {
             assert_eq!(
                 place
                     .archive
-                    .put(&path, None, &mut *codec, Hashing::Inline)
+                    .put(&path, None, &mut codec, Threads::One)
                     .unwrap(),
                 Put::AlreadyThere
             );
@@ -296,7 +296,7 @@ fn a17_two_archivers_of_the_same_file_both_succeed_and_one_publishes() {
             barrier.wait();
             place
                 .archive
-                .put(&path, None, &mut *zstd(), Hashing::Inline)
+                .put(&path, None, &mut zstd(), Threads::One)
                 .unwrap()
         };
         let results = std::thread::scope(|scope| {
@@ -330,7 +330,7 @@ fn a18_of_two_archivers_with_different_contents_one_succeeds_and_nothing_is_mixe
             barrier.wait();
             place
                 .archive
-                .put(&paths[n], None, &mut *zstd(), Hashing::Inline)
+                .put(&paths[n], None, &mut zstd(), Threads::One)
                 .is_ok()
         };
         let results = std::thread::scope(|scope| {
@@ -496,7 +496,7 @@ fn a25_hostile_names_create_nothing() {
         assert!(
             place
                 .archive
-                .put(&source, Some(IDENTIFIER), &mut *zstd(), Hashing::Inline)
+                .put(&source, Some(IDENTIFIER), &mut zstd(), Threads::One)
                 .is_err(),
             "{name:?}"
         );
@@ -505,7 +505,7 @@ fn a25_hostile_names_create_nothing() {
     assert!(
         place
             .archive
-            .put(not_utf8, Some(IDENTIFIER), &mut *zstd(), Hashing::Inline)
+            .put(not_utf8, Some(IDENTIFIER), &mut zstd(), Threads::One)
             .is_err()
     );
     assert_eq!(walk(place.dir.path()), before);
@@ -543,49 +543,38 @@ fn a27_a_source_that_is_no_regular_file_is_refused_at_once() {
     let path = place.dir.path().join("pg_wal").join(NAME);
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(
-        refusal(
-            place
-                .archive
-                .put(&path, None, &mut *zstd(), Hashing::Inline)
-        )
-        .ends_with("not a regular file")
+        refusal(place.archive.put(&path, None, &mut zstd(), Threads::One))
+            .ends_with("not a regular file")
     );
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     assert!(
         place
             .archive
-            .put(&path, None, &mut *zstd(), Hashing::Inline)
+            .put(&path, None, &mut zstd(), Threads::One)
             .is_err()
     );
     fs::remove_dir(&path).unwrap();
     assert!(
-        refusal(
-            place
-                .archive
-                .put(&path, None, &mut *zstd(), Hashing::Inline)
-        )
-        .ends_with("No such file or directory (os error 2)")
+        refusal(place.archive.put(&path, None, &mut zstd(), Threads::One))
+            .ends_with("No such file or directory (os error 2)")
     );
 }
 
 #[test]
 fn a27_a_source_that_shrinks_while_it_is_read_is_refused() {
     /// Cuts the source off while its first block is being compressed.
-    struct Cuts(Box<dyn Codec + Send>, PathBuf);
-    impl Codec for Cuts {
+    struct Cuts(Box<dyn Compress>, PathBuf);
+    impl Compress for Cuts {
         fn header(&self) -> &'static [u8] {
             self.0.header()
         }
-        fn compress(&mut self, block: &[u8], stored: &mut Vec<u8>) -> Result<()> {
+        fn compress(&mut self, block: &[u8], stored: &mut [u8]) -> Result<usize> {
             File::options()
                 .write(true)
                 .open(&self.1)?
                 .set_len(SIZE / 2)?;
             self.0.compress(block, stored)
-        }
-        fn decompress(&mut self, stored: &[u8], block: &mut [u8]) -> Result<usize> {
-            self.0.decompress(stored, block)
         }
         fn trailer(&self) -> &'static [u8] {
             self.0.trailer()
@@ -593,11 +582,15 @@ fn a27_a_source_that_shrinks_while_it_is_read_is_refused() {
     }
     let place = Place::new();
     let path = place.write(NAME, &segment(NAME, IDENTIFIER, 7));
-    let mut codec = Cuts(zstd(), path.clone());
+    let right = zstd();
+    let mut codec = Codec {
+        compressor: Box::new(Cuts(right.compressor, path.clone())),
+        ..right
+    };
     assert!(
         place
             .archive
-            .put(&path, None, &mut codec, Hashing::Inline)
+            .put(&path, None, &mut codec, Threads::One)
             .is_err()
     );
     assert_eq!(place.get(NAME).unwrap(), None);
@@ -716,7 +709,7 @@ fn a_receipt_is_good_once_and_only_for_unchanged_files() {
     let path = place.write(NAME, &segment(NAME, IDENTIFIER, 7));
     place
         .archive
-        .put(&path, None, &mut *zstd(), Hashing::Inline)
+        .put(&path, None, &mut zstd(), Threads::One)
         .unwrap();
     let redeem = || receipts.redeem(&place.archive, cluster, &name, &path);
     let write = || receipts.write(&name, &path, &place.archived(NAME)).unwrap();
