@@ -285,6 +285,8 @@ let
       # Short, since a copy that is late is late by that much when the host is lost.
       randomizedDelaySeconds = lib.mkDefault 10;
       requiredMounts = mountsOf instance directory;
+      # The notes.
+      writablePaths = [ instance.paths.state ];
     };
 
   baseJob =
@@ -317,6 +319,49 @@ let
       # One that is just being taken is waited for.
       after = [ (units name).baseBackup ];
       requiredMounts = mountsOf instance directory;
+      # The notes.
+      writablePaths = [ instance.paths.state ];
+    };
+
+  # Instances whose archive, or whose base backups, a job of ours copies.
+  copying = {
+    wal = lib.filterAttrs (_: instance: instance.backup.isArchiving) uploading;
+    base = lib.filterAttrs (_: instance: instance.backup.takesBaseBackups) uploading;
+  };
+  # A job that a user has switched off is no unit, and one that runs as somebody else cannot write notes.
+  noted =
+    content:
+    lib.filterAttrs (
+      name: instance:
+      let
+        job = "postgresql-${name}-${content}";
+      in
+      restic.jobs.${job}.enable && isOwner instance job
+    ) copying.${content};
+
+  # The job notes what its copy holds, by which the health check knows how fresh the copy is. Without a
+  # note nobody knows that; with "-", the copy is made all the same.
+  noting =
+    name: instance: content:
+    let
+      note =
+        moment:
+        "-"
+        + blib.execStart [
+          (blib.program "pg-off-site")
+          "--config"
+          instance.paths.settingsFile
+          "--repository=${instance.backup.restic.resolved.name}"
+          "--content=${content}"
+          "--${moment}"
+        ];
+    in
+    lib.nameValuePair "restic-backups-postgresql-${name}-${content}" {
+      serviceConfig = {
+        ExecStartPre = [ (note "begin") ];
+        # systemd runs it after a copy that was made whole, and after no other.
+        ExecStartPost = [ (note "end") ];
+      };
     };
 
   # Repositories that instances describe themselves, which need no other declaration: the description of
@@ -382,15 +427,17 @@ in
       jobs = lib.mkMerge [
         (lib.mapAttrs' (
           name: instance: lib.nameValuePair "postgresql-${name}-wal" (walJob name instance)
-        ) (lib.filterAttrs (_: instance: instance.backup.isArchiving) uploading))
+        ) copying.wal)
         (lib.mapAttrs' (
           name: instance: lib.nameValuePair "postgresql-${name}-base" (baseJob name instance)
-        ) (lib.filterAttrs (_: instance: instance.backup.takesBaseBackups) uploading))
+        ) copying.base)
       ];
     };
 
     systemd.services = lib.mkMerge [
       (lib.mapAttrs' serverUnit readingOffSite)
+      (lib.mapAttrs' (name: instance: noting name instance "wal") (noted "wal"))
+      (lib.mapAttrs' (name: instance: noting name instance "base") (noted "base"))
       (lib.mapAttrs' baseBackupUnit backedUp)
       (lib.mapAttrs' pruneUnit archiving)
     ];

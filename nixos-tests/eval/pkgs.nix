@@ -83,6 +83,7 @@ let
     "pg-dump-database"
     "pg-healthcheck"
     "pg-init"
+    "pg-off-site"
     "pg-preseed"
     "pg-provision"
     "pg-prune"

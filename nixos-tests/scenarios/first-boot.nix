@@ -69,6 +69,10 @@
         )
         tags = sorted(tag for snapshot in json.loads(snapshots) for tag in snapshot["tags"] if tag in ("base-backup", "wal-archive"))
         t.assertEqual(tags, ["base-backup", "wal-archive"])
+        # Each copy has noted what it holds.
+        for content in ("base", "wal"):
+            note = json.loads(machine.succeed(f"cat /var/lib/backstay/main/off-site-{content}-second-copy.json"))
+            t.assertEqual(note["holds"]["content"], content)
 
     with subtest("a rehearsed restore finds the canary that the server's own unit writes"):
         machine.wait_for_unit("postgresql-canary-main.service")

@@ -4,6 +4,7 @@
 //! But an empty directory cannot say that there was a cluster in it yesterday, and these can.
 
 mod drill;
+mod off_site;
 
 use std::fs;
 use std::io;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use wal::SystemIdentifier;
 
 pub use drill::{DrillFailure, DrillFindings, DrillReason, DrillRecord};
+pub use off_site::{OffSiteHoldings, OffSiteRecord};
 
 /// Version of the form of these files.
 const FORMAT_VERSION: u32 = 1;

@@ -612,6 +612,43 @@ in
     };
   };
 
+  "test a copy notes what it holds when it was made, and is made without a note if need be" = {
+    expr =
+      let
+        noted = lib.filter (lib.hasInfix "pg-off-site");
+        of =
+          evaluated: directive:
+          noted (values directive "restic-backups-postgresql-main-wal.service" evaluated);
+      in
+      {
+        before = of offSite "ExecStartPre";
+        after = of offSite "ExecStartPost";
+        writes = lib.elem "/var/lib/backstay/main" (
+          values "ReadWritePaths" "restic-backups-postgresql-main-wal.service" offSite
+        );
+        base = noted (values "ExecStartPost" "restic-backups-postgresql-main-base.service" offSite);
+        # Somebody else may not write where the notes are.
+        others = of (hostWith [
+          nas
+          (main { backup.restic.repositoryName = "nas"; })
+          { modules.backup.restic.jobs.postgresql-main-wal.user = "root"; }
+        ]) "ExecStartPost";
+      };
+    expected = {
+      before = [
+        "-/usr/lib/backstay/bin/pg-off-site --config /etc/backstay/main.json --repository=nas --content=wal --begin"
+      ];
+      after = [
+        "-/usr/lib/backstay/bin/pg-off-site --config /etc/backstay/main.json --repository=nas --content=wal --end"
+      ];
+      writes = true;
+      base = [
+        "-/usr/lib/backstay/bin/pg-off-site --config /etc/backstay/main.json --repository=nas --content=base --end"
+      ];
+      others = [ ];
+    };
+  };
+
   "test copies are made in a user namespace, unless somebody else makes them" = {
     expr =
       let
