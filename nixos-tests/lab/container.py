@@ -19,8 +19,6 @@ from machine import ENVIRONMENT, SAVED, Machine, MachineError, Outcome
 
 # Longest time, in seconds, until a container takes commands. One that is alone on the machine needs two.
 BOOT_LIMIT = 120
-# Longest time, in seconds, that it may take to stop: TimeoutStopSec of a server that archives its last segments.
-STOP_LIMIT = 900
 TICK = 0.05
 # The names of control groups begin with this and the number of the process that made them.
 GROUP = "backstay-lab"
@@ -185,11 +183,7 @@ class Container(Machine):
     def wait_for_shutdown(self) -> None:
         if self._process is None:
             return
-        with self.nested("waiting until it has switched itself off"):
-            try:
-                self._process.wait(STOP_LIMIT)
-            except subprocess.TimeoutExpired:
-                raise MachineError(f"still running after {STOP_LIMIT} seconds") from None
+        self._wait_for(self._process)
         self._forget()
 
     def _cut(self) -> None:

@@ -26,8 +26,6 @@ BOOT_LIMIT = 600
 # its place meanwhile), which ends the boot of one machine in about ten. Such a boot, and no other, is tried again.
 STUMBLE = "Oops: int3"
 BOOTS = 4
-# Longest time, in seconds, that it may take to stop.
-STOP_LIMIT = 900
 # How much longer than it may run the answer to a command may take to come, in seconds.
 ANSWER_GRACE = 120
 ROOT_BYTES = 8 * 1024**3
@@ -203,11 +201,7 @@ class EmulatedMachine(Machine):
     def wait_for_shutdown(self) -> None:
         if self._process is None:
             return
-        with self.nested("waiting until it has switched itself off"):
-            try:
-                self._process.wait(STOP_LIMIT)
-            except subprocess.TimeoutExpired:
-                raise MachineError(f"still running after {STOP_LIMIT} seconds") from None
+        self._wait_for(self._process)
         self._forget()
 
     def _cut(self) -> None:

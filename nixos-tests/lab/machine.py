@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import re
 import shlex
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -37,6 +38,8 @@ SAVED = {
 
 # Longest time, in seconds, that anything is waited for which says nothing about it; that of the NixOS driver.
 DEFAULT_TIMEOUT = 900
+# Longest time, in seconds, that it may take to stop: TimeoutStopSec of a server that archives its last segments.
+STOP_LIMIT = 900
 # A single argument of a program may have 128 KiB on Linux (MAX_ARG_STRLEN), and base64 is a third longer than what it says.
 COPY_CHUNK_BYTES = 48 * 1024
 
@@ -95,6 +98,14 @@ class Machine(ABC):
     @abstractmethod
     def wait_for_shutdown(self) -> None:
         """Waits until the machine has switched itself off. Does not tell it to."""
+
+    def _wait_for(self, process: subprocess.Popen[bytes]) -> None:
+        """Waits until `process`, which the machine is, has ended because the machine has switched itself off."""
+        with self.nested("waiting until it has switched itself off"):
+            try:
+                process.wait(STOP_LIMIT)
+            except subprocess.TimeoutExpired:
+                raise MachineError(f"still running after {STOP_LIMIT} seconds") from None
 
     @abstractmethod
     def _cut(self) -> None:
