@@ -82,7 +82,7 @@ impl Instance {
 }
 
 /// WAL that a data directory has and the archive has not.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Unarchived {
     /// Segments, in order. The last one may still be written.
     pub segments: Vec<(SegmentName, PathBuf)>,
@@ -93,6 +93,24 @@ pub struct Unarchived {
 impl Unarchived {
     /// Looks for it in the `pg_wal` of `data_directory`.
     pub fn in_data_directory(data_directory: &Path, contents: &Contents) -> Result<Self> {
+        let plan = &contents.plan;
+        Self::collect(data_directory, contents, |name| match name {
+            WalFileName::Segment(name) => !plan.segments.contains(name),
+            WalFileName::History(timeline) => !plan.histories.contains_key(timeline),
+            _ => false,
+        })
+    }
+
+    /// What the `pg_wal` of `data_directory` has, whether or not the archive has it too.
+    pub fn all_in(data_directory: &Path, contents: &Contents) -> Result<Self> {
+        Self::collect(data_directory, contents, |_| true)
+    }
+
+    fn collect(
+        data_directory: &Path,
+        contents: &Contents,
+        wanted: impl Fn(&WalFileName) -> bool,
+    ) -> Result<Self> {
         let directory = data_directory.join("pg_wal");
         let mut unarchived = Self::default();
         let mut candidates = Vec::new();
@@ -108,14 +126,11 @@ impl Unarchived {
             let name = entry
                 .file_name()
                 .to_str()
-                .and_then(|name| WalFileName::parse(name).ok());
+                .and_then(|name| WalFileName::parse(name).ok())
+                .filter(&wanted);
             match name {
-                Some(WalFileName::Segment(name)) if !contents.plan.segments.contains(&name) => {
-                    candidates.push((name, entry.path()));
-                }
-                Some(WalFileName::History(timeline))
-                    if !contents.plan.histories.contains_key(&timeline) =>
-                {
+                Some(WalFileName::Segment(name)) => candidates.push((name, entry.path())),
+                Some(WalFileName::History(timeline)) => {
                     let path = entry.path();
                     let text = std::fs::read_to_string(&path)
                         .with_context(|| format!("read \"{}\"", path.display()))?;
@@ -139,6 +154,26 @@ impl Unarchived {
             }
         }
         Ok(unarchived)
+    }
+
+    /// Adds what `other` has and this has not.
+    pub fn add_missing(&mut self, other: Self) {
+        for (name, path) in other.segments {
+            if !self.segments.iter().any(|(own, _)| *own == name) {
+                self.segments.push((name, path));
+            }
+        }
+        for (history, path) in other.histories {
+            let timeline = history.timeline;
+            if !self
+                .histories
+                .iter()
+                .any(|(own, _)| own.timeline == timeline)
+            {
+                self.histories.push((history, path));
+            }
+        }
+        self.segments.sort();
     }
 
     /// Counts it among what there is, for a plan.

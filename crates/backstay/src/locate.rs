@@ -96,6 +96,23 @@ impl<'a> Trail<'a> {
         Ok(found)
     }
 
+    /// Whether the trail has a record behind the end of `point`.
+    pub fn goes_on_after(&self, point: &StartingPoint) -> Result<bool> {
+        let size = self.contents.plan.segment_size;
+        let mut segments = self.segments_from(point);
+        segments.retain(|segment| segment.name.end(size) > point.stop);
+        let mut goes_on = false;
+        self.scan(&segments, |record| {
+            goes_on = record.lsn >= point.stop;
+            Ok(if goes_on {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        })?;
+        Ok(goes_on)
+    }
+
     /// The time of the last transaction that the trail holds, if `segments` hold any.
     ///
     /// Read from the end, one segment at a time: usually the last one has it.

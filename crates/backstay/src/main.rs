@@ -3,6 +3,7 @@
 mod archive_command;
 mod check_config;
 mod control;
+mod copied;
 mod find;
 mod instance;
 mod locate;
@@ -229,8 +230,8 @@ fn main() -> ExitCode {
 fn restore(instance: &InstanceArguments, arguments: &restore::Arguments) -> Result<()> {
     let settings = instance.settings()?;
     let config = instance.config();
-    let mut control = Control::new(&settings, &config, arguments.is_in_place())?;
-    let Some(from) = arguments.from() else {
+    let mut control = Control::new(&settings, &config, arguments.controls_the_server())?;
+    let Some(from) = arguments.off_site() else {
         privileges::become_owner(&settings)?;
         let instance = Instance::open(&config, settings)?;
         return restore::restore(&instance, &mut control, arguments);

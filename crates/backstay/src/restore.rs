@@ -10,11 +10,12 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use archive::SEGMENT_STAGING;
-use base_backups::{Progress, Record, Repository};
+use base_backups::Progress;
 use cluster::{Recovery, RecoveryEnd, Tablespace};
 use command::{Command, quoted};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,11 +30,19 @@ use tool::{Hinted, Level};
 use wal::{Lsn, SegmentName};
 
 use crate::control::Control;
-use crate::instance::{Contents, Instance, Unarchived, starting_points, stretch};
+use crate::copied::other_version;
+use crate::instance::{Contents, Instance, Unarchived, stretch};
 use crate::locate::Trail;
 use crate::off_site::From;
 use crate::staging::{self, Staging};
 use crate::windows::{history_of, instant};
+
+mod sources;
+
+use sources::{Found, Sources};
+
+/// Directory below `pg_wal` for segments that only the old server has, while a copy is recovered.
+const UNARCHIVED: &str = "backstay-unarchived";
 
 #[derive(Debug, clap::Args)]
 #[expect(
@@ -64,10 +73,15 @@ pub struct Arguments {
     #[arg(long, value_name = "DIRECTORY", value_parser = crate::absolute)]
     into: Option<PathBuf>,
 
-    /// Where base backups and WAL come from: `restic` for the first restic repository that has them,
-    /// restic:NAME for this one [default: this machine]
+    /// What to begin with: `restic` for base backups and WAL of the first restic repository that has
+    /// them, restic:NAME for this one, directory:DIR for a copy of the data directory as it was at one
+    /// moment, such as a snapshot [default: base backups of this machine]
     #[arg(long, value_name = "SOURCE", conflicts_with = "abandon")]
-    from: Option<From>,
+    from: Option<Origin>,
+
+    /// With directory:DIR, take the tablespace that was at OLD from COPY, of the same moment
+    #[arg(long, value_name = "OLD=COPY", value_parser = parse_mapping, requires = "from")]
+    tablespace_from: Vec<(PathBuf, PathBuf)>,
 
     /// Put the tablespace that was at OLD into NEW
     #[arg(long, value_name = "OLD=NEW", value_parser = parse_mapping)]
@@ -80,6 +94,10 @@ pub struct Arguments {
     /// Give up a restore that was interrupted or has failed, and keep the present cluster
     #[arg(long, conflicts_with_all = ["to", "plan", "json"])]
     abandon: bool,
+
+    /// The server does not run; leave it to somebody else to start it
+    #[arg(long, conflicts_with_all = ["into", "abandon"])]
+    no_start: bool,
 
     /// Do not ask
     #[arg(long)]
@@ -114,6 +132,30 @@ fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf), String> {
     }
 }
 
+/// What a restore begins with, if not with base backups of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Base backups and WAL of a restic repository.
+    OffSite(From),
+    /// A copy of the data directory as it was at one moment.
+    Directory(PathBuf),
+}
+
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("directory", directory)) if !directory.is_empty() => crate::absolute(directory)
+                .map(Self::Directory)
+                .map_err(|err| err.to_string()),
+            _ => text.parse().map(Self::OffSite).map_err(|err: String| {
+                format!("{err}; or as directory:DIR for a copy of the data directory")
+            }),
+        }
+    }
+}
+
 /// What is going to be done.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -125,8 +167,11 @@ struct Plan {
     /// Why the target is not the one that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
-    base_backup: String,
+    starting_point: Beginning,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base_backup: Option<String>,
     /// The base backups that it consists of, the full one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     chain: Vec<String>,
     consistent_at: Lsn,
     consistent_time: Timestamp,
@@ -140,6 +185,22 @@ struct Plan {
     kept: Option<PathBuf>,
     tablespaces: BTreeMap<u32, PathBuf>,
     content_bytes: u64,
+}
+
+/// What the restored cluster is made from, in a plan.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+enum Beginning {
+    /// A base backup.
+    BaseBackup {
+        /// Its name.
+        name: String,
+    },
+    /// A copy of the data directory.
+    Copy {
+        /// Where it is.
+        directory: PathBuf,
+    },
 }
 
 /// What was done.
@@ -161,19 +222,21 @@ struct Planned {
     plan: Plan,
     recovery: RecoveryTarget,
     choice: Choice,
-    record: Record,
     point: StartingPoint,
 }
 
 impl Arguments {
     /// Whether the server of the instance will be stopped and started.
-    pub fn is_in_place(&self) -> bool {
-        self.into.is_none() && !self.plan && !self.abandon
+    pub fn controls_the_server(&self) -> bool {
+        self.into.is_none() && !self.plan && !self.abandon && !self.no_start
     }
 
     /// Where base backups and WAL come from, if not from this machine.
-    pub fn from(&self) -> Option<&From> {
-        self.from.as_ref()
+    pub fn off_site(&self) -> Option<&From> {
+        match &self.from {
+            Some(Origin::OffSite(from)) => Some(from),
+            _ => None,
+        }
     }
 
     /// The moment, as it was written.
@@ -191,12 +254,11 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
     if arguments.abandon {
         return abandon(instance, arguments);
     }
-    let repository = instance.repository()?;
-    let lease = repository.lease()?;
-    let records = repository.list()?;
     let present = instance.settings.postgresql.data_directory.clone();
     let destination = arguments.into.clone().unwrap_or_else(|| present.clone());
-    let (contents, unarchived) = instance.wal()?;
+    let wal = instance.wal()?;
+    let sources = Sources::open(instance, arguments, &wal.0)?;
+    let found = Found::new(wal, &sources);
 
     let programs = instance.server.programs();
     let staging = Staging::take(&destination)?;
@@ -210,14 +272,7 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
         );
         return Ok(());
     }
-    let planned = plan(
-        instance,
-        arguments,
-        &contents,
-        &unarchived,
-        &records,
-        &destination,
-    )?;
+    let planned = plan(instance, arguments, &sources, &found, &destination)?;
     if arguments.plan && arguments.json {
         return tool::print(&(serde_json::to_string_pretty(&planned.plan)? + "\n"));
     }
@@ -233,29 +288,37 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
 
     let begin = Instant::now();
     let in_place = arguments.into.is_none();
-    if in_place {
+    let restarts = arguments.controls_the_server();
+    if restarts {
         control.stop()?;
+    } else if in_place {
+        check_that_no_server_runs(instance)?;
     }
-    let outcome = build(
-        instance,
-        &repository,
-        &records,
-        &staging,
-        planned,
-        in_place,
-        &present,
-    )?;
-    if in_place {
+    let outcome = build(instance, &sources, &staging, planned, in_place, &present)?;
+    if restarts {
         control.start()?;
-    } else {
+    } else if !in_place {
         stay_out_of_the_archive(&destination)?;
     }
     let outcome = Outcome {
-        downtime_seconds: in_place.then(|| begin.elapsed().as_secs_f64()),
+        downtime_seconds: restarts.then(|| begin.elapsed().as_secs_f64()),
         ..outcome
     };
-    drop(lease);
-    finish(instance, arguments, &outcome, in_place)
+    drop(sources);
+    finish(instance, arguments, &outcome)
+}
+
+/// Refuses to exchange the data directory of a server that runs and is not to be stopped.
+fn check_that_no_server_runs(instance: &Instance) -> Result<()> {
+    let data = instance.server.data_directory();
+    if data.join("PG_VERSION").exists() && instance.server.is_running()? {
+        return Err(Hinted::new(
+            format!("a server runs in \"{}\"", data.display()),
+            "leave out --no-start, and it is stopped and started",
+        )
+        .into());
+    }
+    Ok(())
 }
 
 /// Gives up a restore that is unfinished.
@@ -273,18 +336,18 @@ fn abandon(instance: &Instance, arguments: &Arguments) -> Result<()> {
 fn plan(
     instance: &Instance,
     arguments: &Arguments,
-    contents: &Contents,
-    unarchived: &Unarchived,
-    records: &[Record],
+    sources: &Sources,
+    found: &Found,
     destination: &Path,
 ) -> Result<Planned> {
     let now = Timestamp::now();
-    let points = starting_points(records);
+    let contents = &found.contents;
+    let points = sources.points();
     let Aim {
         target,
         note,
         position,
-    } = aim(instance, arguments, contents, unarchived, &points, now)?;
+    } = aim(instance, arguments, sources, found, &points, now)?;
     let choice = restore_plan::choose(
         &points,
         &contents.plan,
@@ -292,36 +355,14 @@ fn plan(
         arguments.timeline,
         &position,
     )
-    .map_err(|refusal| {
-        Hinted::new(
-            refusal.to_string(),
-            format!(
-                "{}; `backstay windows {}` shows what can be restored{}",
-                refusal.hint(),
-                instance.settings.instance,
-                names_of_missing(&refusal)
-            ),
-        )
-    })?;
-    let record = records
-        .iter()
-        .find(|record| record.name == choice.point)
-        .ok_or_else(|| anyhow!("base backup \"{}\" is gone", choice.point))?
-        .clone();
+    .map_err(|refusal| refused(instance, sources, &refusal))?;
     let point = points
         .into_iter()
         .find(|point| point.id == choice.point)
         .ok_or_else(|| anyhow!("base backup \"{}\" is gone", choice.point))?;
     let programs_major = instance.server.programs().major()?;
-    if programs_major != record.postgres_major {
-        return Err(Hinted::new(
-            format!(
-                "the base backup is of PostgreSQL {}, the programs are of PostgreSQL {programs_major}",
-                record.postgres_major
-            ),
-            "set postgresql.binDirectory to the programs of the backup's version; nothing was changed",
-        )
-        .into());
+    if programs_major != point.postgres_major {
+        return Err(other_version(point.postgres_major, programs_major));
     }
     let in_place = arguments.into.is_none();
     let id = free_id(destination, now);
@@ -330,26 +371,26 @@ fn plan(
     } else {
         check_vacant(destination)?;
     }
-    let tablespaces = place_tablespaces(&record.tablespaces, arguments, &id)?;
-    let chain = record.chain(records)?;
-    let content_bytes = chain.iter().map(|link| link.content_bytes).sum();
-    staging::check_space(destination, content_bytes)?;
+    let tablespaces = place_tablespaces(&sources.tablespaces(&choice)?, arguments, &id)?;
+    let chain = sources.chain(&choice)?;
+    let content_bytes = sources.content_bytes(&chain);
+    staging::check_space(destination, sources.needed_bytes(&chain, destination))?;
     let plan = Plan {
         instance: instance.settings.instance.clone(),
         target: target.to_string(),
         inclusive: !arguments.exclusive,
         note,
-        base_backup: record.name.clone(),
+        starting_point: sources.beginning(&choice),
+        base_backup: chain.last().map(|record| record.name.clone()),
         chain: chain.iter().map(|link| link.name.clone()).collect(),
-        consistent_at: record.stop_lsn,
-        consistent_time: record.stopped_at,
+        consistent_at: point.stop,
+        consistent_time: point.stop_time,
         timeline: choice.recovery_target_timeline.clone(),
         also_on: choice.also_on.clone(),
         wal_segments: choice.needed.len(),
-        unarchived_segments: unarchived.segments.len(),
+        unarchived_segments: found.of_server.segments.len(),
         destination: destination.to_owned(),
-        kept: (in_place && fs::symlink_metadata(destination).is_ok())
-            .then(|| kept_name(destination, &id)),
+        kept: (in_place && holds_something(destination)?).then(|| kept_name(destination, &id)),
         tablespaces,
         content_bytes,
     };
@@ -360,9 +401,44 @@ fn plan(
             inclusive: !arguments.exclusive,
         },
         choice,
-        record,
         point,
     })
+}
+
+/// Says why there is no way to the target, and what to do instead.
+fn refused(instance: &Instance, sources: &Sources, refusal: &Refusal) -> Hinted {
+    let name = &instance.settings.instance;
+    if let (Sources::Copy(copied), Refusal::BeforeFirst { target, .. }) = (sources, refusal) {
+        return Hinted::new(
+            format!(
+                "target \"{target}\" is not after the moment of the copy \"{}\", {} ({})",
+                copied.point.id,
+                instant(copied.point.stop_time),
+                copied.point.stop
+            ),
+            format!(
+                "a later target, or an older copy; `backstay windows {name}` shows what can be restored without it"
+            ),
+        );
+    }
+    Hinted::new(
+        refusal.to_string(),
+        format!(
+            "{}; `backstay windows {name}` shows what can be restored{}",
+            refusal.hint(),
+            names_of_missing(refusal)
+        ),
+    )
+}
+
+/// Whether something has the name, other than an empty directory.
+fn holds_something(destination: &Path) -> Result<bool> {
+    if fs::symlink_metadata(destination).is_err() {
+        return Ok(false);
+    }
+    let mut entries =
+        fs::read_dir(destination).with_context(|| format!("list \"{}\"", destination.display()))?;
+    Ok(entries.next().is_some())
 }
 
 /// The names of missing files beyond the first, which the refusal itself has.
@@ -413,11 +489,12 @@ struct Aim {
 fn aim(
     instance: &Instance,
     arguments: &Arguments,
-    contents: &Contents,
-    unarchived: &Unarchived,
+    sources: &Sources,
+    found: &Found,
     points: &[StartingPoint],
     now: Timestamp,
 ) -> Result<Aim> {
+    let contents = &found.contents;
     let mut target = Target::parse(&arguments.to, now)
         .map_err(|err| Hinted::new(err.to_string(), err.hint().to_owned()))?;
     let mut note = None;
@@ -441,7 +518,7 @@ fn aim(
     let trail = Trail::new(
         instance,
         contents,
-        unarchived,
+        &found.unarchived,
         history_of(contents, followed),
     );
     if matches!(target, Target::Xid(_) | Target::Name(_)) {
@@ -462,6 +539,13 @@ fn aim(
             ));
             target = Target::Latest;
         }
+    }
+    if let (Target::Immediate, Sources::Copy(copied)) = (&target, sources)
+        && !trail.goes_on_after(&copied.point)?
+    {
+        // PostgreSQL looks for a record to stop at, and fails when there is none.
+        note = Some("there is no WAL after the copy, so this is the latest state".into());
+        target = Target::Latest;
     }
 
     Ok(Aim {
@@ -549,10 +633,13 @@ fn text(plan: &Plan, beside: bool) -> Result<String> {
     if let Some(note) = &plan.note {
         writeln!(text, "                  ({note})")?;
     }
+    let beginning = match &plan.starting_point {
+        Beginning::BaseBackup { .. } => format!("base backup {}", plan.chain.join(" + ")),
+        Beginning::Copy { directory } => format!("copy {}", directory.display()),
+    };
     writeln!(
         text,
-        "  starting point  base backup {}, consistent at {} ({})",
-        plan.chain.join(" + "),
+        "  starting point  {beginning}, consistent at {} ({})",
         plan.consistent_at,
         instant(plan.consistent_time)
     )?;
@@ -614,8 +701,7 @@ fn confirm(instance: &str) -> Result<()> {
 /// Builds the restored cluster, recovers it, checks it and puts it in its place.
 fn build(
     instance: &Instance,
-    repository: &Repository,
-    records: &[Record],
+    sources: &Sources,
     staging: &Staging,
     planned: Planned,
     in_place: bool,
@@ -625,7 +711,6 @@ fn build(
         plan,
         recovery,
         choice,
-        record,
         point,
     } = planned;
     let journal = Journal {
@@ -636,7 +721,7 @@ fn build(
     staging.write_journal(&journal)?;
 
     let begin = Instant::now();
-    if let Err(err) = restore_files(instance, repository, &record, records, staging, &plan) {
+    if let Err(err) = restore_files(instance, sources, &choice, staging, &plan) {
         // Half of a damaged backup is of no use to anybody, and it takes the space that the next
         // attempt needs.
         if let Err(err) = staging.discard(&journal.tablespaces) {
@@ -644,9 +729,16 @@ fn build(
         }
         return Err(err);
     }
-    let replayed = replay(
-        instance, staging, &recovery, &choice, &point, present, in_place,
-    );
+    let replayed = Replay {
+        instance,
+        sources,
+        staging,
+        recovery: &recovery,
+        choice: &choice,
+        point: &point,
+        in_place,
+    }
+    .run(present);
     let Replayed {
         end,
         files_end,
@@ -667,12 +759,14 @@ fn build(
     };
     let files_seconds = files_end.duration_since(begin).as_secs_f64();
 
-    let spool = staging.directory.join("pg_wal").join(SEGMENT_STAGING);
-    match fs::remove_dir_all(&spool) {
-        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
-            return Err(err).with_context(|| format!("remove \"{}\"", spool.display()));
+    for name in [SEGMENT_STAGING, UNARCHIVED] {
+        let spool = staging.directory.join("pg_wal").join(name);
+        match fs::remove_dir_all(&spool) {
+            Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+                return Err(err).with_context(|| format!("remove \"{}\"", spool.display()));
+            }
+            _ => {}
         }
-        _ => {}
     }
     staging.write_journal(&Journal {
         step: Step::Swapping,
@@ -699,50 +793,128 @@ struct Replayed {
     replay_seconds: f64,
 }
 
-/// Adds what only the old server has, replays, and checks where that ended.
-fn replay(
-    instance: &Instance,
-    staging: &Staging,
-    recovery: &RecoveryTarget,
-    choice: &Choice,
-    point: &StartingPoint,
-    present: &Path,
+/// What a replay needs to know.
+struct Replay<'a> {
+    instance: &'a Instance,
+    sources: &'a Sources,
+    staging: &'a Staging,
+    recovery: &'a RecoveryTarget,
+    choice: &'a Choice,
+    point: &'a StartingPoint,
     in_place: bool,
-) -> Result<Replayed> {
-    // Now that the server has stopped, what it has not archived is complete.
-    let mut contents = instance.contents()?;
-    let unarchived = Unarchived::in_data_directory(present, &contents)?;
-    let segments = unarchived.segments.iter().map(|(_, path)| path);
-    let histories = unarchived.histories.iter().map(|(_, path)| path);
-    for path in segments.chain(histories) {
-        offer(path, &staging.directory.join("pg_wal"))?;
-    }
-    unarchived.add_to(&mut contents);
-    durable_file::sync_file_system_of(&staging.directory)?;
-    let files_end = Instant::now();
+}
 
-    let begin = Instant::now();
-    let end = recover(instance, staging, recovery, choice, in_place)?;
-    let replay_seconds = begin.elapsed().as_secs_f64();
-    let last = last_segment(&contents, &unarchived, choice, point);
-    check_end(recovery, point, &end, last, &contents).map_err(|err| {
-        Hinted::new(
-            format!("the recovery ended in another place than it should: {err:#}"),
-            format!(
-                "the restored files are in \"{}\" for you to look at; the present cluster was not touched, start it again or restore to another target",
-                staging.directory.display()
-            ),
-        )
-    })?;
-    say(&format!(
-        "recovery ended at {} ({}), timeline {}",
-        end.switch_point, end.reason, end.timeline
-    ));
-    Ok(Replayed {
-        end,
-        files_end,
-        replay_seconds,
-    })
+impl Replay<'_> {
+    /// Adds what only the old server has, replays, and checks where that ended.
+    fn run(&self, present: &Path) -> Result<Replayed> {
+        // Now that the server has stopped, what it has not archived is complete.
+        let mut contents = self.instance.contents()?;
+        let of_server = Unarchived::in_data_directory(present, &contents)?;
+        let offered = self.offer(&of_server, &contents)?;
+        of_server.add_to(&mut contents);
+        let mut unarchived = of_server;
+        self.sources.add_to(&mut contents, &mut unarchived);
+        let directory = &self.staging.directory;
+        durable_file::sync_file_system_of(directory)?;
+        let files_end = Instant::now();
+
+        let aside = directory.join("pg_wal").join(UNARCHIVED);
+        let begin = Instant::now();
+        let end = recover(
+            self.instance,
+            self.staging,
+            self.recovery,
+            self.choice,
+            (!offered.is_empty()).then_some(aside.as_path()),
+            self.in_place,
+        )?;
+        let replay_seconds = begin.elapsed().as_secs_f64();
+        let last = last_segment(&contents, &unarchived, self.choice, self.point);
+        check_end(self.recovery, self.point, &end, last, &contents).map_err(|err| {
+            Hinted::new(
+                format!("the recovery ended in another place than it should: {err:#}"),
+                format!(
+                    "the restored files are in \"{}\" for you to look at; the present cluster was not touched, start it again or restore to another target",
+                    directory.display()
+                ),
+            )
+        })?;
+        if self.in_place {
+            self.leave_to_archive(&offered, end.switch_point, &contents)?;
+        }
+        say(&format!(
+            "recovery ended at {} ({}), timeline {}",
+            end.switch_point, end.reason, end.timeline
+        ));
+        Ok(Replayed {
+            end,
+            files_end,
+            replay_seconds,
+        })
+    }
+
+    /// Puts what only the old server has where PostgreSQL looks after the archive: into `pg_wal`. What it
+    /// may not find there before it has left the WAL of a copy behind goes into a directory for
+    /// `pg-restore-wal`, and is returned.
+    ///
+    /// A copy is recovered from its own `pg_wal` first, as after a crash, and all that is found there
+    /// counts as part of it: the restore could stop nowhere before its end.
+    fn offer(&self, of_server: &Unarchived, contents: &Contents) -> Result<Vec<SegmentName>> {
+        let directory = self.staging.directory.join("pg_wal");
+        for (_, path) in &of_server.histories {
+            offer(path, &directory)?;
+        }
+        let first = SegmentName::containing(
+            self.point.timeline,
+            self.point.start,
+            contents.plan.segment_size,
+        );
+        let is_later = |name: &SegmentName| {
+            matches!(self.sources, Sources::Copy(_))
+                && (name.timeline() != first.timeline() || *name >= first)
+        };
+        let (later, earlier): (Vec<_>, Vec<_>) = of_server
+            .segments
+            .iter()
+            .partition(|(name, _)| is_later(name));
+        for (_, path) in earlier {
+            offer(path, &directory)?;
+        }
+        let aside = directory.join(UNARCHIVED);
+        if !later.is_empty() {
+            durable_file::ensure_directory(&aside)?;
+        }
+        for (_, path) in &later {
+            offer(path, &aside)?;
+        }
+        Ok(later.into_iter().map(|(name, _)| *name).collect())
+    }
+
+    /// Sees to it that PostgreSQL archives those of `offered` that the restored cluster is made of. What
+    /// comes through `restore_command` it takes for archived, and removes.
+    fn leave_to_archive(
+        &self,
+        offered: &[SegmentName],
+        switch_point: Lsn,
+        contents: &Contents,
+    ) -> Result<()> {
+        let directory = self.staging.directory.join("pg_wal");
+        let status = directory.join("archive_status");
+        for name in offered {
+            // The segment of the switch is whole on the new timeline only.
+            if name.end(contents.plan.segment_size) > switch_point {
+                continue;
+            }
+            let kept = directory.join(name.to_string());
+            if !kept.exists() {
+                let aside = directory.join(UNARCHIVED).join(name.to_string());
+                durable_file::move_to_new_name(&aside, &kept)?;
+            }
+            durable_file::remove(&status.join(format!("{name}.done")))?;
+            durable_file::replace(&status.join(format!("{name}.ready")), b"")?;
+        }
+        Ok(())
+    }
 }
 
 /// Says what happens now.
@@ -752,29 +924,24 @@ pub fn say(what: &str) {
 
 fn restore_files(
     instance: &Instance,
-    repository: &Repository,
-    record: &Record,
-    records: &[Record],
+    sources: &Sources,
+    choice: &Choice,
     staging: &Staging,
     plan: &Plan,
 ) -> Result<()> {
-    say(&format!(
-        "restoring the files of base backup {}",
-        record.name
-    ));
+    match &plan.starting_point {
+        Beginning::BaseBackup { name } => {
+            say(&format!("restoring the files of base backup {name}"));
+        }
+        Beginning::Copy { directory } => {
+            say(&format!("copying the files of {}", directory.display()));
+        }
+    }
     let progress = Progress::default();
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| show_progress(&progress, plan.content_bytes, &done));
-        let result = staging::restore_files(
-            instance.server.programs(),
-            repository,
-            record,
-            records,
-            &staging.directory,
-            &plan.tablespaces,
-            &progress,
-        );
+        let result = sources.put_files(instance, choice, staging, plan, &progress);
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         result
     })
@@ -835,6 +1002,7 @@ fn recover(
     staging: &Staging,
     target: &RecoveryTarget,
     choice: &Choice,
+    unarchived: Option<&Path>,
     will_archive: bool,
 ) -> Result<RecoveryEnd> {
     say(&format!("replaying WAL up to {}", target.target));
@@ -844,7 +1012,7 @@ fn recover(
         data_directory: staging.directory.clone(),
         role: server.role.clone(),
         log: durable_file::with_suffix(&staging.destination, ".restore.log"),
-        restore_command: restore_command(&instance.config)?,
+        restore_command: restore_command(&instance.config, unarchived)?,
         target: target.settings(),
         timeline: choice.recovery_target_timeline.clone(),
         will_archive,
@@ -861,13 +1029,16 @@ fn recover(
 }
 
 /// The restore command with our program, quoted for the shell that PostgreSQL runs it in.
-fn restore_command(config: &Path) -> Result<String> {
+fn restore_command(config: &Path, unarchived: Option<&Path>) -> Result<String> {
     let program = sibling("pg-restore-wal")?;
     // A percent sign would begin one of PostgreSQL's own placeholders.
     let word = |path: &Path| quoted(&path.display().to_string()).replace('%', "%%");
+    let unarchived = unarchived.map_or_else(String::new, |directory| {
+        format!("--unarchived {} ", word(directory))
+    });
     Ok(format!(
         // What is restored from was chosen; an off-site copy that is away is none of its business.
-        "{} --config {} --local \"%f\" \"%p\"",
+        "{} --config {} --local {unarchived}\"%f\" \"%p\"",
         word(&program),
         word(config)
     ))
@@ -946,18 +1117,14 @@ fn stay_out_of_the_archive(data_directory: &Path) -> Result<()> {
     durable_file::replace(&path, text.as_bytes())
 }
 
-fn finish(
-    instance: &Instance,
-    arguments: &Arguments,
-    outcome: &Outcome,
-    in_place: bool,
-) -> Result<()> {
+fn finish(instance: &Instance, arguments: &Arguments, outcome: &Outcome) -> Result<()> {
     if arguments.json {
         tool::print(&(serde_json::to_string_pretty(outcome)? + "\n"))?;
     } else {
-        tool::print(&done_text(instance, outcome, in_place)?)?;
+        tool::print(&done_text(instance, outcome, arguments.into.is_none())?)?;
     }
-    if !in_place || arguments.no_backup {
+    let wants_backup = instance.settings.base_backup.is_some() && !arguments.no_backup;
+    if !arguments.controls_the_server() || !wants_backup {
         return Ok(());
     }
     // Restores to a moment from now on start here, without the way over the old timeline.

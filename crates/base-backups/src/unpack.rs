@@ -36,6 +36,11 @@ impl Progress {
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
+
+    /// Counts `bytes` more.
+    pub fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// Checks every file of a backup against its manifest, without writing anything.
@@ -329,7 +334,7 @@ fn copy(
                 .with_context(|| format!("write \"{}\"", path.display()))?;
         }
         length += read as u64;
-        progress.bytes.fetch_add(read as u64, Ordering::Relaxed);
+        progress.add(read as u64);
     }
     if let (Some(entry), Some(hasher)) = (entry, hasher) {
         ensure!(

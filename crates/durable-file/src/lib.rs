@@ -544,6 +544,73 @@ pub fn copy_bytes(source: &mut impl io::Read, sink: &mut impl io::Write) -> io::
     }
 }
 
+/// Copies the regular file `from` to `to`, which does not exist, and gives it `mode`.
+///
+/// Where the file system can, the two share their blocks until one of them is written to; then the
+/// copy takes neither time nor space. Nothing is synced.
+///
+/// # Errors
+///
+/// Fails when `from` is no regular file, when `to` exists, and with the first error of reading or
+/// writing. What was written by then remains.
+pub fn copy_file(
+    from: &Path,
+    to: &Path,
+    mode: u32,
+    mut progress: impl FnMut(u64),
+) -> io::Result<()> {
+    let mut source = open_regular(from)?;
+    let mut sink = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(to)?;
+    // Whole files, by the file system's own word, or not at all: copy_file_range(2) may do half.
+    if rustix::fs::ioctl_ficlone(&sink, &source).is_ok() {
+        progress(source.metadata()?.len());
+        return Ok(());
+    }
+    let mut counted = Counted {
+        sink: &mut sink,
+        progress: &mut progress,
+    };
+    copy_bytes(&mut source, &mut counted).map(drop)
+}
+
+/// Whether a copy of `from` in `directory` would share its blocks, so that it takes no space.
+#[must_use]
+pub fn would_share_blocks(from: &Path, directory: &Path) -> bool {
+    // A file without a name: nothing is left of it, whatever happens.
+    let probe = OpenOptions::new()
+        .write(true)
+        .mode(FILE_MODE)
+        .custom_flags(OFlag::O_TMPFILE.bits())
+        .open(directory);
+    match (open_regular(from), probe) {
+        (Ok(source), Ok(probe)) => rustix::fs::ioctl_ficlone(&probe, &source).is_ok(),
+        _ => false,
+    }
+}
+
+/// Tells how much goes through it.
+struct Counted<'a, F: FnMut(u64)> {
+    sink: &'a mut File,
+    progress: &'a mut F,
+}
+
+impl<F: FnMut(u64)> io::Write for Counted<'_, F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.sink.write(bytes)?;
+        (self.progress)(written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
+
 /// Appends `suffix` to the last component of `path`: `/data/16` becomes `/data/16.staging`.
 #[must_use]
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -44,6 +44,10 @@ struct Cli {
     #[arg(long)]
     local: bool,
 
+    /// Directory with plain WAL files that no archive has; asked last, and taken as they are
+    #[arg(long, value_name = "DIRECTORY", hide = true)]
+    unarchived: Option<PathBuf>,
+
     /// Fetch the segments after NAME into DESTINATION's directory ahead of recovery; started by an
     /// ordinary call
     #[arg(long, hide = true)]
@@ -76,7 +80,12 @@ fn main() -> ExitCode {
             prefetch::fetch_ahead(&settings.archive, &archives, &name, destination)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let fetched = prefetch::get(&archives, &name, destination)?;
+        let mut fetched = prefetch::get(&archives, &name, destination)?;
+        if fetched == Fetched::NotInArchive
+            && let Some(directory) = &cli.unarchived
+        {
+            fetched = unarchived(directory, &name, destination)?;
+        }
         prefetch::keep_ahead(
             &settings.archive,
             &archives,
@@ -89,6 +98,29 @@ fn main() -> ExitCode {
             Fetched::NotInArchive => NOT_IN_ARCHIVE.into(),
         })
     })
+}
+
+/// Takes the file from a directory in which a restore has put what a server had not archived.
+fn unarchived(directory: &Path, name: &WalFileName, destination: &Path) -> Result<Fetched> {
+    let source = directory.join(name.to_string());
+    // The directory is the restore's own: should it be gone, nothing is absent.
+    std::fs::metadata(directory).with_context(|| format!("open \"{}\"", directory.display()))?;
+    match std::fs::symlink_metadata(&source) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Fetched::NotInArchive),
+        _ => {}
+    }
+    // PostgreSQL removes what a failed call has left.
+    durable_file::remove(destination)?;
+    durable_file::copy_file(&source, destination, durable_file::FILE_MODE, |_| {}).with_context(
+        || {
+            format!(
+                "copy \"{}\" to \"{}\"",
+                source.display(),
+                destination.display()
+            )
+        },
+    )?;
+    Ok(Fetched::Yes)
 }
 
 /// The archive and its further sources, for one cluster.

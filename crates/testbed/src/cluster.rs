@@ -448,6 +448,28 @@ impl Cluster {
         kill_tree(postmaster)
     }
 
+    /// Copies the data directory to `to` as it is at one moment, as a snapshot would: every process of the
+    /// server, if one runs, stands still meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the processes cannot be halted or the files not be copied. The server goes on then.
+    pub fn copy_at_one_moment(&self, to: &Path) -> Result<()> {
+        let halted = match postmaster(&self.data) {
+            Some(postmaster) => halt_tree(postmaster)?,
+            None => Vec::new(),
+        };
+        let copied = Command::new("/bin/cp")
+            .arg("--archive")
+            .arg(&self.data)
+            .arg(to)
+            .run();
+        for pid in halted {
+            signal(pid, Signal::SIGCONT)?;
+        }
+        copied.map(drop)
+    }
+
     /// Whether a server runs on the data directory.
     #[must_use]
     pub fn is_running(&self) -> bool {
@@ -751,6 +773,28 @@ fn kill_tree(root: Pid) -> Result<()> {
         let gone = |&pid: &Pid| process_state(pid).is_none();
         Ok(doomed.iter().all(gone).then_some(()))
     })
+}
+
+/// Halts `root` and everything that it started, and returns once none of them does anything.
+fn halt_tree(root: Pid) -> Result<Vec<Pid>> {
+    signal(root, Signal::SIGSTOP)?;
+    let is_still = |pid: Pid| process_state(pid).is_none_or(|(state, _)| "TZX".contains(state));
+    wait_until("the server's first process stands still", || {
+        Ok(is_still(root).then_some(()))
+    })?;
+    let mut halted = vec![root];
+    let mut next = 0;
+    while let Some(&parent) = halted.get(next) {
+        for child in children(parent)? {
+            signal(child, Signal::SIGSTOP)?;
+            halted.push(child);
+        }
+        next += 1;
+    }
+    wait_until("the server's processes stand still", || {
+        Ok(halted.iter().all(|&pid| is_still(pid)).then_some(()))
+    })?;
+    Ok(halted)
 }
 
 /// The processes that `parent` started and that still run.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail};
 use archive::{Archive, Cluster};
 use cluster::Programs;
-use wal::{SegmentName, WalFileName};
+use wal::{SegmentName, SegmentSize, WalFileName};
 
 use crate::line::{WalRecord, parse_line};
 
@@ -115,6 +115,54 @@ pub fn scan(
             break;
         }
         begin = end - 1;
+    }
+    Ok(())
+}
+
+/// Reads the WAL in `directory` from the segment `first` to the segment `last`, which are on one timeline
+/// and are there with all between them, and calls `record` with each record.
+///
+/// The end of the WAL within the last segment is no error.
+///
+/// # Errors
+///
+/// Fails when `pg_waldump` fails or finds damage before the last segment, and with the first error of
+/// `record`.
+pub fn scan_directory(
+    programs: &Programs,
+    directory: &Path,
+    first: SegmentName,
+    last: SegmentName,
+    size: SegmentSize,
+    mut record: impl FnMut(&WalRecord<'_>) -> Result<()>,
+) -> Result<()> {
+    let command = programs
+        .command("pg_waldump")
+        .arg("--path")
+        .arg(directory)
+        .arg(first.to_string())
+        .arg(last.to_string());
+    let mut seen = None;
+    let ended = command.for_each_line(|line| {
+        let Some(parsed) = parse_line(line) else {
+            return Ok(());
+        };
+        seen = Some(parsed.lsn);
+        record(&parsed)
+    })?;
+    if !ended.status.success() && !is_end_of_wal(&ended.stderr) {
+        bail!("\"{}\": {}", command.line(), ended.stderr.trim());
+    }
+    // A record may begin before the last segment and go on in it, and nothing follow.
+    let whole = |seen: wal::Lsn| seen >= last.start(size) || last == first;
+    if let Some(seen) = seen
+        && !whole(seen)
+        && SegmentName::containing(last.timeline(), seen, size).next(size) != Some(last)
+    {
+        bail!(
+            "the WAL ends at {seen}, before segment \"{last}\": {}",
+            ended.stderr.trim()
+        );
     }
     Ok(())
 }

@@ -7,6 +7,6 @@ mod dump;
 mod events;
 mod line;
 
-pub use dump::{Segment, Source, scan};
+pub use dump::{Segment, Source, scan, scan_directory};
 pub use events::{Commit, Events, Touched};
 pub use line::{Block, WalRecord, parse_line};

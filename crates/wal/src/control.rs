@@ -43,6 +43,9 @@ pub struct ControlFile {
     pub catalog_version: u32,
     /// What the cluster was last seen doing.
     pub state: ClusterState,
+    /// When the file was last written, in seconds since 1970; the fraction is cut off. Each
+    /// checkpoint writes it.
+    pub written_seconds: i64,
     /// Where the record of the latest checkpoint is.
     pub checkpoint: Lsn,
     /// Where crash recovery would begin.
@@ -159,6 +162,7 @@ impl ControlFile {
                 6 => ClusterState::InProduction,
                 _ => return Err(ControlError::State { state }),
             },
+            written_seconds: u64_at(24)?.cast_signed(),
             checkpoint: Lsn(u64_at(32)?),
             redo: Lsn(u64_at(40)?),
             timeline: TimelineId::new(u32_at(48)?).ok_or(ControlError::NoTimeline)?,

@@ -109,6 +109,7 @@ fn an_end_before_the_backup_is_consistent_is_refused() {
 fn a_tablespace_that_was_moved_before_does_not_grow_its_name() {
     let arguments = Arguments {
         from: None,
+        tablespace_from: Vec::new(),
         to: "latest".into(),
         exclusive: false,
         timeline: TimelineChoice::Latest,
@@ -116,6 +117,7 @@ fn a_tablespace_that_was_moved_before_does_not_grow_its_name() {
         tablespace_mapping: Vec::new(),
         plan: false,
         abandon: false,
+        no_start: false,
         yes: false,
         no_backup: false,
         json: false,

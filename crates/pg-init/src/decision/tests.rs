@@ -47,6 +47,7 @@ fn whole_cluster() -> ClusterFound {
             control_version: 1300,
             catalog_version: 202_307_071,
             state: wal::control::ClusterState::ShutDown,
+            written_seconds: 1_791_700_000,
             checkpoint: wal::Lsn(0x0100_0028),
             redo: wal::Lsn(0x0100_0028),
             timeline: TimelineId::FIRST,
