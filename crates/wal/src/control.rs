@@ -253,6 +253,7 @@ mod tests {
             control_version: 1300,
             catalog_version: 202_209_061,
             state: ClusterState::InProduction,
+            written_seconds: 1_795_259_610,
             checkpoint: Lsn(0x0500_0060),
             redo: Lsn(0x0500_0028),
             timeline: TimelineId::FIRST,
@@ -264,6 +265,7 @@ mod tests {
             ControlFile::parse(SHUT_DOWN),
             Ok(ControlFile {
                 state: ClusterState::ShutDown,
+                written_seconds: 1_795_259_618,
                 checkpoint: Lsn(0x0900_0028),
                 redo: Lsn(0x0900_0028),
                 timeline: TimelineId::new(3).unwrap(),
