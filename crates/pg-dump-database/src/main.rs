@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
@@ -54,7 +55,9 @@ fn main() -> ExitCode {
     tool::run(PROGRAM, |cli: Cli| {
         let settings = tool::read_settings(&cli.config)?;
         if let (Some(database), false) = (&cli.database, cli.check_config) {
-            dump(&settings, database)?;
+            let dumped = dump(&settings, database);
+            write_metrics(&settings, database, dumped.is_ok());
+            dumped?;
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -103,9 +106,7 @@ fn dump(settings: &Settings, database: &str) -> Result<()> {
             finished.display()
         ),
     );
-    prune(declared, began)?;
-    write_metrics(settings, database, size);
-    Ok(())
+    prune(declared, began)
 }
 
 /// Makes a dump, reads its table of contents and makes it durable.
@@ -198,11 +199,28 @@ fn prune(declared: &Dump, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-fn write_metrics(settings: &Settings, database: &str, size: u64) {
+/// Measures the newest dump that there is: a run that fails changes nothing about it.
+fn write_metrics(settings: &Settings, database: &str, success: bool) {
     let mut file = textfile::File::of_part(Writer::Dump, &settings.instance, database);
-    #[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
-    let (time, size) = (Timestamp::now().as_second() as f64, size as f64);
-    file.set_for(&table::DUMP_LAST_SUCCESS, &[database], time);
-    file.set_for(&table::DUMP_SIZE, &[database], size);
+    if let Some((time, size)) = newest(settings, database) {
+        file.set_for(&table::DUMP_LAST_SUCCESS, &[database], time);
+        file.set_for(&table::DUMP_SIZE, &[database], size);
+    }
+    file.set_for(
+        &table::DUMP_LAST_RUN_SUCCESS,
+        &[database],
+        if success { 1.0 } else { 0.0 },
+    );
     file.write_or_warn(settings.metrics.as_ref().map(|metrics| &*metrics.directory));
+}
+
+/// When the newest dump was finished, and its size.
+fn newest(settings: &Settings, database: &str) -> Option<(f64, f64)> {
+    let declared = settings.databases.as_ref()?.declared.get(database)?;
+    let dumps = files(&declared.dump.as_ref()?.directory, FINISHED).ok()?;
+    let metadata = fs::metadata(dumps.values().next_back()?).ok()?;
+    let finished = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    #[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
+    let size = metadata.len() as f64;
+    Some((finished.as_secs_f64(), size))
 }

@@ -1,14 +1,6 @@
 //! Looks at an instance and says what is wrong with it, one line each, with what to do.
 //!
-//! [`look`] sees, [`judge`] decides, and nothing between them does both: what counts as ill is a pure
-//! function of what was seen, what was declared and what the last day looked like.
-
-mod finding;
-mod history;
-mod judge;
-mod look;
-mod report;
-mod seen;
+//! What is looked at, and what counts as ill, is in the crate `health`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,11 +8,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
+use health::Severity;
 use settings::Settings;
-use tool::{Level, Program};
-
-use crate::finding::Verdict;
-use crate::history::History;
+use tool::Program;
 
 /// Usage errors, unusable settings and panics say nothing about the instance: 3, cannot say.
 const PROGRAM: Program = Program {
@@ -57,33 +47,18 @@ fn main() -> ExitCode {
             return Ok(ExitCode::SUCCESS);
         }
         tool::end_after(DEADLINE, PROGRAM);
-        let verdict = check(&settings, cli.json)?;
-        Ok(verdict.severity().status().into())
+        Ok(check(&settings, cli.json)?.status().into())
     })
 }
 
-fn check(settings: &Settings, json: bool) -> Result<Verdict> {
-    let state = settings.state_directory();
-    let mut history = History::read(&state).unwrap_or_else(|err| {
-        tool::report("could not read what earlier checks saw", &err);
-        History::default()
-    });
-    let seen = look::at(settings);
-    history.add(&seen);
-    let (verdict, measured) = judge::judge(&seen, settings, &history);
-    // Without it the next check knows less; what this one found stands.
-    if let Err(err) = history.write(&state) {
-        tool::log(
-            Level::Warning,
-            format_args!("could not remember what this check saw: {err:#}"),
-        );
-    }
+fn check(settings: &Settings, json: bool) -> Result<Severity> {
+    let checkup = health::check(settings);
     let metrics = settings.metrics.as_ref().map(|m| m.directory.as_path());
-    report::metrics(settings, &seen, &verdict, &measured).write_or_warn(metrics);
+    checkup.metrics(settings).write_or_warn(metrics);
     tool::print(&if json {
-        report::json(settings, &seen, &verdict, &measured)?
+        checkup.json(settings)?
     } else {
-        report::text(settings, &verdict)
+        checkup.text(settings)
     })?;
-    Ok(verdict)
+    Ok(checkup.verdict.severity())
 }

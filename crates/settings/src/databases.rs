@@ -325,6 +325,10 @@ pub struct Dump {
     /// For how many months the newest dump of the month is kept.
     #[serde(default)]
     pub monthly: u32,
+    /// How old the newest dump may get, in seconds. Past it an alert fires. Without it any age will
+    /// do.
+    #[serde(default)]
+    pub maximum_age_seconds: Option<u32>,
 }
 
 /// A name of a relation or a function in a list of rights: `schema.name`, `schema.*` or `*.*`.
@@ -834,6 +838,11 @@ impl Dump {
         ] {
             findings.range(format!("{key}.{field}"), value, &(0..=36_500));
         }
+        findings.range_if_set(
+            format!("{key}.maximumAgeSeconds"),
+            self.maximum_age_seconds,
+            &(1..=u32::MAX),
+        );
         if self.daily == 0 && self.weekly == 0 && self.monthly == 0 {
             findings.say(
                 key,

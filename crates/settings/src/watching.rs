@@ -50,6 +50,17 @@ pub struct HealthCheck {
     /// How old the newest base backup may be, in seconds. Without it any age will do.
     #[serde(default)]
     pub maximum_base_backup_age_seconds: Option<u32>,
+    /// Time from the start of one check to the start of the next, in seconds. After three of them and
+    /// five minutes without a check an alert fires.
+    #[serde(default = "default_interval")]
+    pub interval_seconds: u32,
+    /// How long ago `pg-prune` may have run last, in seconds. Without it any time will do.
+    #[serde(default)]
+    pub maximum_prune_age_seconds: Option<u32>,
+    /// How long ago the last restore drill that succeeded may be, in seconds. Without it any time will
+    /// do.
+    #[serde(default)]
+    pub maximum_drill_age_seconds: Option<u32>,
     /// How many of the possible connections may be in use, in per cent.
     #[serde(default = "default_connections_percent")]
     pub maximum_connections_percent: u32,
@@ -80,6 +91,9 @@ impl Default for HealthCheck {
             maximum_archive_lag_seconds: default_archive_lag(),
             minimum_free_bytes: default_free_bytes(),
             maximum_base_backup_age_seconds: None,
+            interval_seconds: default_interval(),
+            maximum_prune_age_seconds: None,
+            maximum_drill_age_seconds: None,
             maximum_connections_percent: default_connections_percent(),
             maximum_used_percent: default_used_percent(),
             maximum_transaction_seconds: default_transaction(),
@@ -114,10 +128,26 @@ impl HealthCheck {
             self.maximum_archive_lag_seconds,
             &(1..=LONGEST_DEADLINE_SECONDS),
         );
-        findings.range_if_set(
-            "healthCheck.maximumBaseBackupAgeSeconds",
-            self.maximum_base_backup_age_seconds,
-            &(1..=u32::MAX),
+        for (key, seconds) in [
+            (
+                "healthCheck.maximumBaseBackupAgeSeconds",
+                self.maximum_base_backup_age_seconds,
+            ),
+            (
+                "healthCheck.maximumPruneAgeSeconds",
+                self.maximum_prune_age_seconds,
+            ),
+            (
+                "healthCheck.maximumDrillAgeSeconds",
+                self.maximum_drill_age_seconds,
+            ),
+        ] {
+            findings.range_if_set(key, seconds, &(1..=u32::MAX));
+        }
+        findings.range(
+            "healthCheck.intervalSeconds",
+            self.interval_seconds,
+            &(1..=LONGEST_DEADLINE_SECONDS),
         );
         findings.range(
             "healthCheck.maximumConnectionsPercent",
@@ -143,6 +173,9 @@ impl HealthCheck {
     }
 }
 
+fn default_interval() -> u32 {
+    300
+}
 fn default_replication_lag() -> u32 {
     300
 }

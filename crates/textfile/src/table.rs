@@ -124,6 +124,13 @@ pub struct Metric {
     pub help: &'static str,
 }
 
+impl fmt::Display for Metric {
+    /// Writes the name, as a rule or a panel has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
 macro_rules! metrics {
     ($($writer:ident { $($constant:ident = $name:literal [$($label:literal),*] $unit:ident, $help:literal;)* })*) => {
         $($(
@@ -196,6 +203,12 @@ metrics! {
             "The earliest moment that can be restored; absent if none can";
         OBJECTIVE = "postgresql_objective_seconds" ["objective"] Seconds,
             "What was declared as rpo, offsite-rpo or rto";
+        INSTANCE_SINCE = "postgresql_instance_since_timestamp" [] Timestamp,
+            "Since when this host has had this cluster; absent if that is not known";
+        MAXIMUM_AGE = "postgresql_maximum_age_seconds" ["of"] Seconds,
+            "How old the newest check, base-backup, prune or drill may get; absent for what is not declared";
+        DUMP_MAXIMUM_AGE = "postgresql_dump_maximum_age_seconds" ["database"] Seconds,
+            "How old the newest dump of this database may get; absent if that is not declared";
         FREE_BYTES = "postgresql_storage_free_bytes" ["place"] Bytes,
             "What the instance may still write where its data, its WAL, its archive or its base backups are";
         SIZE_BYTES = "postgresql_storage_size_bytes" ["place"] Bytes,
@@ -250,6 +263,8 @@ metrics! {
             "When the newest good dump of this database ended";
         DUMP_SIZE = "postgresql_dump_size_bytes" ["database"] Bytes,
             "Size of that dump";
+        DUMP_LAST_RUN_SUCCESS = "postgresql_dump_last_run_success" ["database"] Truth,
+            "Whether the last run of pg-dump-database made a dump";
     }
     RestoreDrill {
         DRILL_LAST_SUCCESS = "postgresql_restore_drill_last_success_timestamp" [] Timestamp,

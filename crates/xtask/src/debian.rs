@@ -19,7 +19,7 @@ pub struct Tool {
 }
 
 /// What the tests use beside the server.
-pub const TEST_TOOLS: [Tool; 9] = [
+pub const TEST_TOOLS: [Tool; 10] = [
     Tool {
         program: "strace",
         package: "strace",
@@ -47,6 +47,10 @@ pub const TEST_TOOLS: [Tool; 9] = [
     Tool {
         program: "prometheus-node-exporter",
         package: "prometheus-node-exporter",
+    },
+    Tool {
+        program: "promtool",
+        package: "prometheus",
     },
     Tool {
         program: "nix-instantiate",

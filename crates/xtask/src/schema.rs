@@ -38,7 +38,7 @@ const KINDS: [Kind; 3] = [
     },
 ];
 
-/// Write what `docs/reference` says of settings files and metrics from their types and their table
+/// Write the reference of settings files, metrics and alerts, and the rules and the board, from types and tables
 #[derive(Debug, clap::Args)]
 pub struct Arguments {}
 
@@ -48,8 +48,10 @@ pub struct Arguments {}
 ///
 /// Fails when a file cannot be written.
 pub fn run(_arguments: &Arguments) -> Result<ExitCode> {
-    let metrics = (metrics::PAGE.to_owned(), metrics::page());
-    for (file, text) in KINDS.iter().flat_map(Kind::files).chain([metrics]) {
+    let metrics = metrics::files()
+        .into_iter()
+        .map(|(file, text)| (file.to_owned(), text));
+    for (file, text) in KINDS.iter().flat_map(Kind::files).chain(metrics) {
         let path = artifacts::workspace().join(&file);
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)

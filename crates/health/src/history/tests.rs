@@ -17,6 +17,7 @@ fn seen(at: f64, position: u64, next: u64, deadlocks: i64, free_bytes: u64) -> I
     live.deadlocks = deadlocks;
     Instance {
         now: at,
+        since: None,
         server: Server::Up(Box::new(live)),
         mounts: Vec::new(),
         waiting: Err(nothing()),

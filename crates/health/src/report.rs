@@ -13,6 +13,9 @@ use crate::finding::{Finding, Severity, Verdict};
 use crate::judge::Measured;
 use crate::seen::{Instance, Live, Server};
 
+/// How long a check may take, and how late its timer may be.
+const OVERDUE_SECONDS: u32 = 300;
+
 /// One line for everything, then one for each finding with what to do about it.
 pub fn text(settings: &Settings, verdict: &Verdict) -> String {
     let instance = &settings.instance;
@@ -130,6 +133,10 @@ pub fn metrics(
             file.set_for(&table::OBJECTIVE, &[name], seconds.into());
         }
     }
+    limits(&mut file, settings);
+    if let Some(since) = seen.since {
+        file.set(&table::INSTANCE_SINCE, since);
+    }
     if let Ok(waiting) = &seen.waiting {
         file.set(&table::WAL_WAITING, float(waiting.len() as u64));
         let oldest = waiting.iter().map(|file| file.since).min_by(f64::total_cmp);
@@ -164,6 +171,36 @@ pub fn metrics(
         file.set_for(&table::TIME_TO_FULL, &[place], *seconds);
     }
     file
+}
+
+/// What is declared of how old things may get, for the rules that notice when a job is dead.
+fn limits(file: &mut File, settings: &Settings) {
+    let health = &settings.health_check;
+    // A check that is late is no news; one that was missed three times is.
+    let check = health
+        .interval_seconds
+        .saturating_mul(3)
+        .saturating_add(OVERDUE_SECONDS);
+    for (of, seconds) in [
+        ("check", Some(check)),
+        ("base-backup", health.maximum_base_backup_age_seconds),
+        ("prune", health.maximum_prune_age_seconds),
+        ("drill", health.maximum_drill_age_seconds),
+    ] {
+        if let Some(seconds) = seconds {
+            file.set_for(&table::MAXIMUM_AGE, &[of], seconds.into());
+        }
+    }
+    for (database, declared) in settings
+        .databases
+        .iter()
+        .flat_map(|databases| &databases.declared)
+    {
+        let most = declared.dump.as_ref().and_then(|d| d.maximum_age_seconds);
+        if let Some(seconds) = most {
+            file.set_for(&table::DUMP_MAXIMUM_AGE, &[database], seconds.into());
+        }
+    }
 }
 
 fn of_server(file: &mut File, live: &Live) {

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use base_backups::{Record, Repository};
+use instance_state::InstanceRecord;
 use mounts::{Mounts, Place};
 use restore_plan::{ArchiveContents, StartingPoint};
 use settings::Settings;
@@ -38,6 +39,7 @@ pub fn at(settings: &Settings) -> Instance {
     });
     Instance {
         now: now(),
+        since: since(&settings.state_directory()),
         mounts: mounted(&settings.postgresql.required_mounts),
         waiting: waiting(&settings.postgresql.data_directory).map_err(Unseen::from),
         archive,
@@ -57,6 +59,14 @@ fn seconds(time: SystemTime) -> f64 {
         Ok(since) => since.as_secs_f64(),
         Err(before) => -before.duration().as_secs_f64(),
     }
+}
+
+/// When the record of the cluster was begun. It only tells how much can have happened since, so that one
+/// which cannot be read is no finding.
+fn since(state_directory: &Path) -> Option<f64> {
+    let record = InstanceRecord::read(state_directory).ok()??;
+    let since: jiff::Timestamp = record.since.parse().ok()?;
+    Some(since.as_duration().as_secs_f64())
 }
 
 fn mounted(required: &[PathBuf]) -> Vec<(PathBuf, Seen<Mounted>)> {

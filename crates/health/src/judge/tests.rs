@@ -110,6 +110,7 @@ fn instance(live: Live) -> Instance {
     let newest = point(90, NOW - 20.0 * HOUR);
     Instance {
         now: NOW,
+        since: Some(NOW - 240.0 * HOUR),
         server: Server::Up(Box::new(live)),
         mounts: vec![("/data-mount".into(), Ok(Mounted::Yes))],
         waiting: Ok(vec![Waiting {

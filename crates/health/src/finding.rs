@@ -71,6 +71,9 @@ macro_rules! checks {
         }
 
         impl Check {
+            /// Every check, in order.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
             /// Its name in output and metrics.
             pub fn word(self) -> &'static str {
                 match self {
@@ -196,6 +199,13 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_check_has_an_alert() {
+        let words: Vec<&str> = Check::ALL.iter().map(|check| check.word()).collect();
+        let alerts: Vec<&str> = alerts::checks().collect();
+        assert_eq!(words, alerts, "see crates/alerts/src/checks.rs");
+    }
 
     #[test]
     fn h14_the_exit_status_is_that_of_the_worst_finding() {

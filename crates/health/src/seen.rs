@@ -34,6 +34,8 @@ impl From<anyhow::Error> for Unseen {
 pub struct Instance {
     /// When.
     pub now: f64,
+    /// Since when this host has had the cluster, if its record can be read.
+    pub since: Option<f64>,
     /// The server.
     pub server: Server,
     /// Each directory that has to be a mount point.
