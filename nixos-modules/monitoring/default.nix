@@ -11,6 +11,7 @@ let
   privileges = import ../backup/privileges.nix { inherit lib pkgs; };
   messages = import ../backup/messages.nix { inherit lib; };
   restic = import ../restic/places.nix { inherit lib config; };
+  secondsOf = import ./span.nix { inherit lib; };
   units = import ../backup/units.nix;
   inherit (config.modules) notifications;
 
@@ -50,6 +51,9 @@ let
             maximumReplicationLagSeconds = healthCheck.maxReplicationLagSeconds;
             maximumArchiveLagSeconds = healthCheck.maxArchiveLagSeconds;
             maximumBaseBackupAgeSeconds = healthCheck.maxBaseBackupAgeSeconds;
+            intervalSeconds = secondsOf healthCheck.interval;
+            maximumPruneAgeSeconds = healthCheck.maxPruneAgeSeconds;
+            maximumDrillAgeSeconds = healthCheck.maxDrillAgeSeconds;
             minimumFreeBytes = blib.sizeBytes healthCheck.minimumFree;
             maximumConnectionsPercent = healthCheck.maxConnectionsPercent;
             maximumUsedPercent = healthCheck.maxUsedPercent;
@@ -242,6 +246,7 @@ in
   imports = [
     ./options.nix
     ./assertions.nix
+    ./alerts.nix
     # Read here: the instance itself, its backups and their repository, notifications.
     ../backup
     ../instances

@@ -65,8 +65,16 @@ let
   instanceModule =
     { name, config, ... }:
     let
-      inherit (config) backup;
+      inherit (config) backup drill;
       baseBackupInterval = intervalOf backup.baseBackup.schedule;
+      # How old the last run of a job on a schedule may get before the job itself counts as dead, or null
+      # where nobody can say when the next one is.
+      ageOf =
+        isDeclared: schedule: more:
+        let
+          interval = intervalOf schedule;
+        in
+        if isDeclared && interval != null then interval + more else null;
     in
     {
       options = {
@@ -131,6 +139,28 @@ let
             example = 172800;
             description = ''
               How old the newest good base backup may get, in seconds. `null` does not check it.
+            '';
+          };
+
+          maxPruneAgeSeconds = mkOption {
+            type = types.nullOr types.ints.positive;
+            default = ageOf backup.isArchiving backup.pruneSchedule (6 * 60 * 60);
+            defaultText = lib.literalMD "the time between two runs of `backup.pruneSchedule` and 6 hours more, or `null` where that is not known";
+            example = 172800;
+            description = ''
+              How long ago old backups may have been removed last, in seconds, before an alert says that the
+              job is dead. `null` does not check it.
+            '';
+          };
+
+          maxDrillAgeSeconds = mkOption {
+            type = types.nullOr types.ints.positive;
+            default = ageOf drill.enable drill.schedule (24 * 60 * 60);
+            defaultText = lib.literalMD "the time between two runs of `drill.schedule` and a day more, or `null` where that is not known";
+            example = 1209600;
+            description = ''
+              How long ago the last restore drill that succeeded may be, in seconds, before an alert says so.
+              `null` does not check it.
             '';
           };
 

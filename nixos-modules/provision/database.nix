@@ -4,6 +4,7 @@ let
   inherit (lib) mkOption types;
   role = import ./role.nix { inherit lib blib; };
   names = import ./names.nix { inherit lib; };
+  intervalOf = import ../backup/interval.nix { inherit lib; };
 
   # A literal path is a file of the configuration. A string is SQL, unless it is the path of a file on
   # the host: no SQL begins with a slash, except for a comment.
@@ -589,6 +590,20 @@ in
           example = "*-*-* 00/6:00:00";
           description = ''
             When dumps are taken.
+          '';
+        };
+        maxAgeSeconds = mkOption {
+          type = types.nullOr types.ints.positive;
+          default =
+            let
+              interval = intervalOf config.dump.schedule;
+            in
+            if interval == null then null else interval + 6 * 60 * 60;
+          defaultText = lib.literalMD "the time between two runs of `schedule` and 6 hours more, or `null` where that is not known";
+          example = 172800;
+          description = ''
+            How old the newest good dump may get, in seconds, before an alert says so. `null` does not check
+            it.
           '';
         };
         directory = mkOption {

@@ -101,7 +101,14 @@ let
         readonlyRole =
           if value.permissionsPolicy == "owner-readwrite+readonly-select" then value.readonlyRole else null;
         dump =
-          if value.dump.enable then { inherit (value.dump) directory; } // value.dump.retention else null;
+          if value.dump.enable then
+            {
+              inherit (value.dump) directory;
+              maximumAgeSeconds = value.dump.maxAgeSeconds;
+            }
+            // value.dump.retention
+          else
+            null;
       }
       // (sql instance name value).settings
     );

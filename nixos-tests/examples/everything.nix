@@ -10,6 +10,10 @@ in
   networking.hostId = "8425e349";
 
   services.prometheus.exporters.node.enable = true;
+  # On the same host, so they get the alert rules and the board.
+  services.prometheus.enable = true;
+  services.grafana.enable = true;
+  modules.services.postgresql.monitoring.alerts.labels.team = "storage";
 
   modules.storage.datasets = {
     enable = true;

@@ -112,6 +112,7 @@ fn rows() -> Vec<(&'static str, Vec<Panel>)> {
     vec![
         ("Is everything well?", overview()),
         ("What can be restored?", restores()),
+        ("Base backups and drills", backups()),
         ("Archive", archive()),
         ("Room", room()),
         ("Server", server()),
@@ -269,6 +270,12 @@ fn restores() -> Vec<Panel> {
                 (limit("drill"), "{{cluster}} limit"),
             ],
         ),
+    ]
+}
+
+/// What base backups and drills came to.
+fn backups() -> Vec<Panel> {
+    vec![
         panel(
             "What the drill looked at",
             Kind::States,
@@ -655,8 +662,8 @@ impl Panel {
                     "datasource": { "type": "prometheus", "uid": "${datasource}" },
                     "expr": expression,
                     "legendFormat": legend,
-                    "instant": self.kind == Kind::Kind::Stat,
-                    "range": self.kind != Kind::Kind::Stat,
+                    "instant": self.kind == Kind::Stat,
+                    "range": self.kind != Kind::Stat,
                 })
             })
             .collect();

@@ -18,12 +18,15 @@ mod rules;
 
 pub use board::{board, expressions as board_expressions};
 pub use rule::{Case, Expected, Labels, Rule, Series, Severity};
-pub use rules::rules;
+pub use rules::{rule_of_instance, rules};
 
 use serde_json::{Value, json};
 
 /// What makes an instance, whether labels are honoured or not.
 pub const ON_INSTANCE: &str = "job, instance, exported_instance";
+
+/// What the NixOS module replaces by the name of each instance.
+pub const INSTANCE_PLACEHOLDER: &str = "@instance@";
 
 /// Metrics of the node exporter itself that rules read: which files it has read, and whether it could.
 pub const OF_THE_EXPORTER: [&str; 2] =
@@ -34,6 +37,12 @@ pub const OF_THE_EXPORTER: [&str; 2] =
 pub fn rule_file() -> Value {
     let rules: Vec<Value> = rules().iter().map(Rule::as_rule).collect();
     json!({ "groups": [{ "name": "backstay", "rules": rules }] })
+}
+
+/// The rule about a declared instance, as JSON in which [`INSTANCE_PLACEHOLDER`] stands for its name.
+#[must_use]
+pub fn template_of_instance() -> Value {
+    rule_of_instance(INSTANCE_PLACEHOLDER).as_rule()
 }
 
 /// The names of all checks of `pg-healthcheck` that have a rule of their own.

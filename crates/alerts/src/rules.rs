@@ -138,6 +138,36 @@ fn watching() -> Vec<Rule> {
     ]
 }
 
+/// The rule about one declared instance, which knows of it before anything has been heard of it.
+#[must_use]
+pub fn rule_of_instance(instance: &str) -> Rule {
+    Rule {
+        name: "PostgreSQLInstanceNotWatched",
+        expression: format!(
+            "absent({HEALTH}{{instance=\"{instance}\"}}) unless on () {HEALTH}{{exported_instance=\"{instance}\"}}"
+        ),
+        hold_minutes: 15,
+        severity: Severity::Critical,
+        summary: "Prometheus hears nothing of PostgreSQL instance {instance}, which is declared".into(),
+        description: "Its health check does not run, cannot write its metrics, or nobody scrapes its host.".into(),
+        command: "systemctl status postgresql-healthcheck-{instance}.timer prometheus-node-exporter.service; ls -l /var/lib/node_exporter/textfile_collector".into(),
+        cases: vec![
+            Case {
+                what: "nothing was ever heard of it",
+                series: Vec::new(),
+                at_minutes: 40,
+                expected: vec![Expected {
+                    labels: &[("instance", "main")],
+                    value: "",
+                    has_instance: true,
+                    has_target: false,
+                }],
+            },
+            quiet("it is ill and says so", vec![series(&HEALTH, &[], "0x60")]),
+        ],
+    }
+}
+
 /// That the files of metrics are fresh and whole, by what the exporter says of them.
 fn files() -> Vec<Rule> {
     let of_the_exporter = Expected {

@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use alerts::{Rule, Severity, board_expressions, rule_file, rules};
+use alerts::{
+    INSTANCE_PLACEHOLDER, Severity, board_expressions, rule_file, rule_of_instance, rules,
+    template_of_instance,
+};
 use anyhow::{Context as _, Result, ensure};
 use command::Command;
 use serde_json::{Value, json};
@@ -84,6 +87,17 @@ fn every_rule_fires_when_it_should_and_is_quiet_when_it_should_be() -> Result<()
     promtool(directory.path(), &arguments).map(drop)
 }
 
+#[test]
+fn the_rule_about_a_declared_instance_fires_when_nothing_is_heard_of_it() -> Result<()> {
+    if !is_installed() {
+        testbed::skip!("{PROMTOOL} is not installed; the package prometheus has it");
+    }
+    let template = template_of_instance().to_string();
+    let rule: Value = serde_json::from_str(&template.replace(INSTANCE_PLACEHOLDER, "main"))?;
+    let file = json!({ "groups": [{ "name": "instances", "rules": [rule] }] });
+    test(&file, &rule_of_instance("main").tests())
+}
+
 /// An expression that is broken, a threshold that is moved or a text that is changed is noticed.
 #[test]
 fn a_rule_that_is_wrong_does_not_pass_its_tests() -> Result<()> {
@@ -153,14 +167,15 @@ fn every_panel_shows_something_whether_labels_are_honoured_or_not() -> Result<()
                 .max()
                 .unwrap_or(1);
             for number in 0..longest {
-                let labels: String = labels
+                let labels: Vec<String> = labels
                     .iter()
                     .map(|(name, values)| {
-                        format!(",{name}=\"{}\"", values[number.min(values.len() - 1)])
+                        format!("{name}=\"{}\"", values[number.min(values.len() - 1)])
                     })
                     .collect();
+                let labels = [&[target.to_owned()], &*labels].concat().join(",");
                 series.push(json!({
-                    "series": format!("{}{{{target}{labels}}}", metric.name),
+                    "series": format!("{}{{{labels}}}", metric.name),
                     "values": value,
                 }));
             }

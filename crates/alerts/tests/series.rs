@@ -32,7 +32,7 @@ fn selectors(expression: &str) -> Vec<(&str, Vec<(&str, &str)>)> {
             .rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
             .next()
             .unwrap_or_default();
-        let (inside, after) = after.split_once('}').expect("a selector ends");
+        let (inside, after) = after.split_once('}').unwrap_or((after, ""));
         let labels = inside
             .split(", ")
             .filter_map(|matcher| matcher.split_once('='))

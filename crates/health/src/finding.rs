@@ -22,6 +22,7 @@ pub enum Severity {
 
 impl Severity {
     /// The exit status.
+    #[must_use]
     pub fn status(self) -> u8 {
         match self {
             Self::Ok => 0,
@@ -42,6 +43,7 @@ impl Severity {
     }
 
     /// The worse of two.
+    #[must_use]
     pub fn or_worse(self, other: Self) -> Self {
         if other.weight() > self.weight() {
             other
@@ -75,6 +77,7 @@ macro_rules! checks {
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
             /// Its name in output and metrics.
+            #[must_use]
             pub fn word(self) -> &'static str {
                 match self {
                     $(Self::$name => $word),*
@@ -179,6 +182,7 @@ impl Verdict {
     }
 
     /// What `check` came to.
+    #[must_use]
     pub fn of(&self, check: Check) -> Severity {
         self.findings
             .iter()
@@ -189,6 +193,7 @@ impl Verdict {
     }
 
     /// What everything came to.
+    #[must_use]
     pub fn severity(&self) -> Severity {
         self.findings.iter().fold(Severity::Ok, |worst, finding| {
             worst.or_worse(finding.severity)

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use textfile::{METRICS, Writer};
 
 /// Every file with its text, by its path from the root of the workspace.
-pub fn files() -> [(&'static str, String); 4] {
+pub fn files() -> [(&'static str, String); 5] {
     [
         ("docs/reference/metrics.md", metrics_page()),
         ("docs/reference/alerts.md", alerts_page()),
@@ -15,10 +15,32 @@ pub fn files() -> [(&'static str, String); 4] {
             format!("{:#}\n", alerts::rule_file()),
         ),
         (
+            "nixos-modules/monitoring/alert-of-instance.json",
+            format!("{:#}\n", alerts::template_of_instance()),
+        ),
+        (
             "nixos-modules/monitoring/board.json",
-            format!("{:#}\n", alerts::board()),
+            one_line_each(&alerts::board()),
         ),
     ]
+}
+
+/// An object as JSON with a line for each of its values, and for each panel: a board has thousands of values.
+fn one_line_each(object: &serde_json::Value) -> String {
+    let values = object.as_object().into_iter().flatten();
+    let lines: Vec<String> = values
+        .map(|(key, value)| match value.as_array() {
+            Some(elements) if elements.len() > 1 => {
+                let elements: Vec<String> = elements
+                    .iter()
+                    .map(|element| format!("    {element}"))
+                    .collect();
+                format!("  \"{key}\": [\n{}\n  ]", elements.join(",\n"))
+            }
+            _ => format!("  \"{key}\": {value}"),
+        })
+        .collect();
+    format!("{{\n{}\n}}\n", lines.join(",\n"))
 }
 
 /// The page about metrics.
@@ -72,7 +94,10 @@ fn alerts_page() -> String {
          means: look now; *warning*: look this week. `<i>` below stands for the instance.\n\n\
          This page is written by `cargo xtask schema` from the rules in `crates/alerts`, each of which has unit tests for promtool.\n",
     );
-    for rule in alerts::rules() {
+    for rule in alerts::rules()
+        .into_iter()
+        .chain([alerts::rule_of_instance("{instance}")])
+    {
         let shown = |text: &str| {
             text.replace("{instance}", "<i>")
                 .replace('{', "<")
@@ -85,12 +110,17 @@ fn alerts_page() -> String {
             rule.severity.word(),
             escaped(&shown(&rule.summary)),
             escaped(&shown(&rule.description)),
-            rule.expression,
+            shown_expression(&rule.expression),
             rule.hold_minutes,
             shown(&rule.command).replace("; ", "\n"),
         );
     }
     page
+}
+
+/// The expression, with the instance of a rule about one as in the texts.
+fn shown_expression(expression: &str) -> String {
+    expression.replace("{instance}", "<i>")
 }
 
 /// Text in which Markdown takes no word in angle brackets for HTML.

@@ -91,6 +91,9 @@ in
       maximumReplicationLagSeconds = 300;
       maximumArchiveLagSeconds = 600;
       maximumBaseBackupAgeSeconds = 108000;
+      intervalSeconds = 60;
+      maximumPruneAgeSeconds = 108000;
+      maximumDrillAgeSeconds = 691200;
       minimumFreeBytes = 1073741824;
       maximumConnectionsPercent = 90;
       maximumUsedPercent = 90;
@@ -108,6 +111,9 @@ in
         maxReplicationLagSeconds = 60;
         maxArchiveLagSeconds = 900;
         maxBaseBackupAgeSeconds = 172800;
+        interval = "1h 1500ms";
+        maxPruneAgeSeconds = 90000;
+        maxDrillAgeSeconds = 1209600;
         minimumFree = "20GB";
         maxConnectionsPercent = 80;
         maxUsedPercent = 70;
@@ -122,6 +128,9 @@ in
       maximumReplicationLagSeconds = 60;
       maximumArchiveLagSeconds = 900;
       maximumBaseBackupAgeSeconds = 172800;
+      intervalSeconds = 3602;
+      maximumPruneAgeSeconds = 90000;
+      maximumDrillAgeSeconds = 1209600;
       minimumFreeBytes = 21474836480;
       maximumConnectionsPercent = 80;
       maximumUsedPercent = 70;
@@ -790,4 +799,121 @@ in
   "test E15 a schedule of drills that systemd would skip is no value" = noValue {
     drill.schedule = "sometimes";
   };
+
+  # Alert rules and the board.
+
+  "test a span of time is counted in whole seconds" = {
+    expr = map (import ../../../nixos-modules/monitoring/span.nix { inherit lib; }) [
+      "30"
+      "90s"
+      "1min"
+      "1h 30min"
+      "1 h 30 min"
+      "2days"
+      "1ms"
+    ];
+    expected = [
+      30
+      90
+      60
+      5400
+      5400
+      172800
+      1
+    ];
+  };
+
+  "test a job whose schedule cannot be foreseen has no age" = {
+    expr =
+      let
+        health = section "healthCheck" (host {
+          backup.pruneSchedule = "Mon *-*-1..7 02:00";
+          drill.enable = false;
+        });
+      in
+      {
+        prune = health.maximumPruneAgeSeconds or null;
+        drill = health.maximumDrillAgeSeconds or null;
+      };
+    expected = {
+      prune = null;
+      drill = null;
+    };
+  };
+
+  "test the Prometheus and the Grafana of this host get rules and board" = {
+    expr =
+      let
+        evaluated = hostWith [
+          (main { })
+          (instance "other" { healthCheck.enable = false; })
+          {
+            services.prometheus.enable = true;
+            services.grafana.enable = true;
+            modules.services.postgresql.monitoring.alerts = {
+              disabled = [ "PostgreSQLDeadlocks" ];
+              labels.team = "storage";
+            };
+          }
+        ];
+        file = builtins.fromJSON evaluated.files."/etc/prometheus/rules/backstay-alerts.json";
+        rules = lib.concatMap (group: group.rules) file.groups;
+        named = name: lib.filter (rule: rule.alert == name) rules;
+      in
+      {
+        deadlocks = named "PostgreSQLDeadlocks";
+        silent = map (rule: rule.expr) (named "PostgreSQLInstanceNotWatched");
+        labels = lib.unique (map (rule: rule.labels) rules);
+        board = (builtins.fromJSON evaluated.files."/etc/backstay/boards/backstay.json").title;
+        providers = map (
+          provider: provider.options.path
+        ) evaluated.config.services.grafana.provision.dashboards.settings.providers;
+      };
+    expected = {
+      deadlocks = [ ];
+      silent = [
+        "absent(postgresql_health{instance=\"main\"}) unless on () postgresql_health{exported_instance=\"main\"}"
+      ];
+      labels = [
+        {
+          severity = "critical";
+          team = "storage";
+        }
+        {
+          severity = "warning";
+          team = "storage";
+        }
+      ];
+      board = "PostgreSQL: can it be brought back?";
+      providers = [ "/etc/backstay/boards" ];
+    };
+  };
+
+  "test a host without Prometheus has no rules, and still the file for one elsewhere" = {
+    expr = {
+      rules = plain.config.services.prometheus.ruleFiles;
+      boards = plain.config.services.grafana.provision.enable;
+      file = lib.hasInfix "PostgreSQLChecksStopped" plain.config.modules.services.postgresql.monitoring.alerts.file.text;
+    };
+    expected = {
+      rules = [ ];
+      boards = false;
+      file = true;
+    };
+  };
+
+  "test an alert that does not exist cannot be disabled" =
+    refusedOn
+      [
+        "modules.services.postgresql.monitoring.alerts.disabled: there is no alert \"PostgresDown\"; docs/reference/alerts.md lists them."
+      ]
+      [
+        (main { })
+        {
+          modules.services.postgresql.monitoring.alerts.disabled = [
+            "PostgresDown"
+            "PostgreSQLServer"
+          ];
+        }
+      ];
 }

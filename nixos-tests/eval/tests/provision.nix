@@ -576,6 +576,7 @@ in
       settings = {
         directory = "/var/backup/postgresql/main-dumps/app";
         daily = 14;
+        maximumAgeSeconds = 23400;
         weekly = 4;
         monthly = 3;
       };
