@@ -125,7 +125,8 @@ fn archived_end(archive: &Archive, live: &Live) -> Lsn {
 }
 
 /// Says a time span as a person would.
-fn span(seconds: f64) -> String {
+#[must_use]
+pub fn span(seconds: f64) -> String {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -141,7 +142,8 @@ fn span(seconds: f64) -> String {
 }
 
 /// Says a number of bytes as a person would.
-fn bytes(bytes: u64) -> String {
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
     match bytes {
         0..10_485_760 => format!("{} KiB", bytes >> 10),
         10_485_760..10_737_418_240 => format!("{} MiB", bytes >> 20),

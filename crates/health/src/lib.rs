@@ -3,19 +3,21 @@
 //! [`look`] sees, [`judge`] decides, and nothing between them does both: what counts as ill is a pure
 //! function of what was seen, what was declared and what the last day looked like.
 
+mod chronicle;
 mod finding;
 mod history;
 mod judge;
 mod look;
 mod report;
-mod seen;
+pub mod seen;
 
 use settings::Settings;
 use textfile::File;
 use tool::Level;
 
+pub use chronicle::{Chronicle, Drill, Space};
 pub use finding::{Check, Finding, Severity, Verdict};
-pub use judge::Measured;
+pub use judge::{Measured, bytes, span};
 
 use crate::history::History;
 use crate::seen::Instance;
@@ -23,7 +25,8 @@ use crate::seen::Instance;
 /// What a look at an instance came to.
 #[derive(Debug)]
 pub struct Checkup {
-    seen: Instance,
+    /// What was seen.
+    pub seen: Instance,
     /// What was found.
     pub verdict: Verdict,
     /// What was measured on the way.
@@ -38,7 +41,10 @@ pub struct Checkup {
 pub fn check(settings: &Settings) -> Checkup {
     let state = settings.state_directory();
     let (checkup, history) = examine(settings);
-    if let Err(err) = history.write(&state) {
+    let remembered = history
+        .write(&state)
+        .and_then(|()| Chronicle::update(&state, &checkup.seen));
+    if let Err(err) = remembered {
         tool::log(
             Level::Warning,
             format_args!("could not remember what this check saw: {err:#}"),

@@ -167,6 +167,7 @@ fn backups(repository: &Repository) -> Result<Backups> {
             .filter(|record| record.chain(&records).is_ok())
             .map(point)
             .collect(),
+        stored_bytes: records.iter().map(|record| record.stored_bytes).sum(),
         ..Backups::default()
     };
     // From the newest on, and no further than to one that is whole: each look takes as many calls as

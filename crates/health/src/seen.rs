@@ -206,6 +206,8 @@ pub struct Backups {
     pub newest_good: Option<StartingPoint>,
     /// Newer ones that are not what their manifests say: name, and what is wrong.
     pub suspect: Vec<(String, String)>,
+    /// What all of them take, as they are stored.
+    pub stored_bytes: u64,
 }
 
 /// The file system of one place.

@@ -63,7 +63,8 @@ fn main() -> ExitCode {
     })
 }
 
-fn dump(settings: &Settings, database: &str) -> Result<()> {
+/// What is declared of the dumps of `database`.
+fn declared<'a>(settings: &'a Settings, database: &str) -> Result<&'a Dump> {
     let declared = settings
         .databases
         .as_ref()
@@ -74,6 +75,11 @@ fn dump(settings: &Settings, database: &str) -> Result<()> {
                 format!("set databases.declared.{database}.dump"),
             )
         })?;
+    Ok(declared)
+}
+
+fn dump(settings: &Settings, database: &str) -> Result<()> {
+    let declared = declared(settings, database)?;
     let directory = &declared.directory;
     let _lock = durable_file::try_lock(&directory.join(".lock"))
         .with_hint(|| {
@@ -201,8 +207,12 @@ fn prune(declared: &Dump, now: Timestamp) -> Result<()> {
 
 /// Measures the newest dump that there is: a run that fails changes nothing about it.
 fn write_metrics(settings: &Settings, database: &str, success: bool) {
+    // Of a database without dumps there is nothing to say.
+    let Ok(declared) = declared(settings, database) else {
+        return;
+    };
     let mut file = textfile::File::of_part(Writer::Dump, &settings.instance, database);
-    if let Some((time, size)) = newest(settings, database) {
+    if let Some((time, size)) = newest(&declared.directory) {
         file.set_for(&table::DUMP_LAST_SUCCESS, &[database], time);
         file.set_for(&table::DUMP_SIZE, &[database], size);
     }
@@ -215,9 +225,8 @@ fn write_metrics(settings: &Settings, database: &str, success: bool) {
 }
 
 /// When the newest dump was finished, and its size.
-fn newest(settings: &Settings, database: &str) -> Option<(f64, f64)> {
-    let declared = settings.databases.as_ref()?.declared.get(database)?;
-    let dumps = files(&declared.dump.as_ref()?.directory, FINISHED).ok()?;
+fn newest(directory: &Path) -> Option<(f64, f64)> {
+    let dumps = files(directory, FINISHED).ok()?;
     let metadata = fs::metadata(dumps.values().next_back()?).ok()?;
     let finished = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
     #[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]

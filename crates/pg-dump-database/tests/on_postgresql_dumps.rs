@@ -90,6 +90,7 @@ fn a_dump_is_restored_whatever_the_database_is_called() -> Result<()> {
     let metrics: Vec<_> = fs::read_dir(source.metrics())?.flatten().collect();
     let text = fs::read_to_string(metrics.first().context("no metrics")?.path())?;
     let size = fs::metadata(source.dumps().join(&dump))?.len();
+    ensure!(text.contains("} 1.0\n"), "{text}");
     ensure!(
         text.contains(&format!("database=\"it's = a \\\\ name\"}} {size}.0")),
         "{text}"
@@ -110,12 +111,20 @@ fn a_dump_that_fails_leaves_nothing_and_removes_nothing() -> Result<()> {
     let said = source.run("app")?.expect_code(1)?.stderr;
     ensure!(said.contains("database \"app\" does not exist"), "{said}");
     assert_eq!(source.names()?, ["20200101-000000.dump"]);
-    ensure!(fs::read_dir(source.metrics())?.next().is_none());
+    let metrics = fs::read_to_string(source.metrics().join("postgresql_dump_main_app.prom"))?;
+    for line in [
+        "postgresql_dump_last_run_success{instance=\"main\",database=\"app\"} 0.0\n",
+        // The one that is there still counts.
+        "postgresql_dump_size_bytes{instance=\"main\",database=\"app\"} ",
+    ] {
+        ensure!(metrics.contains(line), "{metrics}");
+    }
     let said = source.run("other")?.expect_code(1)?.stderr;
     ensure!(
         said.contains("no dumps of database \"other\" are declared"),
         "{said}"
     );
+    assert_eq!(fs::read_dir(source.metrics())?.count(), 1);
     Ok(())
 }
 

@@ -122,6 +122,7 @@ fn instance(live: Live) -> Instance {
             points: vec![point(60, NOW - 44.0 * HOUR), newest.clone()],
             newest_good: Some(newest),
             suspect: Vec::new(),
+            stored_bytes: 1 << 30,
         })),
         storage: vec![("data".into(), Ok(ROOMY)), ("archive".into(), Ok(ROOMY))],
     }
@@ -353,6 +354,7 @@ fn h2_a_gap_of_one_file_in_ten_thousand_is_named_wherever_it_is() {
         points: vec![point(1, NOW - 20.0 * HOUR)],
         newest_good: Some(point(1, NOW - 20.0 * HOUR)),
         suspect: Vec::new(),
+        stored_bytes: 1 << 30,
     }));
     seen.archive = Ok(archive(1..=FILES));
     let settings = settings(&json!({}));
@@ -403,6 +405,7 @@ fn wal_that_was_pruned_behind_an_old_backup_is_no_gap_and_in_the_window_it_is() 
         newest_good: points.last().cloned(),
         points,
         suspect: Vec::new(),
+        stored_bytes: 1 << 30,
     }));
     seen.archive = Ok(archive([5].into_iter().chain(60..=100)));
     assert_eq!(judged(&seen).findings, []);
@@ -428,6 +431,7 @@ fn h3_a_base_backup_that_is_too_old_gone_or_changed_is_critical() {
         points: vec![old.clone()],
         newest_good: Some(old),
         suspect: Vec::new(),
+        stored_bytes: 1 << 30,
     });
     assert_eq!(
         finding(&verdict),
@@ -450,6 +454,7 @@ fn h3_a_base_backup_that_is_too_old_gone_or_changed_is_critical() {
         points: vec![good.clone()],
         newest_good: Some(good),
         suspect: vec![("backup-95".into(), "\"base/1/2\" is missing".into())],
+        stored_bytes: 1 << 30,
     });
     assert_eq!(
         finding(&verdict),
