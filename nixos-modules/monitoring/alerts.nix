@@ -10,7 +10,7 @@ let
   blib = import ../lib.nix { inherit lib pkgs; };
   inherit (lib) mkOption types;
 
-  cfg = config.modules.services.postgresql.monitoring;
+  cfg = config.modules.services.postgresql;
   instances = blib.enabled config.modules.services.postgresql.instances;
   watched = lib.attrNames (
     lib.filterAttrs (_: instance: instance.healthCheck.enable && instance.monitoring.enable) instances
@@ -44,7 +44,7 @@ let
   boards = "backstay/boards";
 in
 {
-  options.modules.services.postgresql.monitoring = {
+  options.modules.services.postgresql = {
     alerts = {
       enable = mkOption {
         type = types.bool;
@@ -53,7 +53,7 @@ in
         example = false;
         description = ''
           Whether the Prometheus of this host gets our alert rules. For one on another host,
-          [](#opt-modules.services.postgresql.monitoring.alerts.file) is the file to give to it.
+          [](#opt-modules.services.postgresql.alerts.file) is the file to give to it.
 
           The rules work whether the scrape of the node exporter honours labels or not.
         '';
@@ -108,7 +108,7 @@ in
   config = {
     assertions = map (name: {
       assertion = lib.elem name names;
-      message = "modules.services.postgresql.monitoring.alerts.disabled: there is no alert \"${name}\"; docs/reference/alerts.md lists them.";
+      message = "modules.services.postgresql.alerts.disabled: there is no alert \"${name}\"; docs/reference/alerts.md lists them.";
     }) cfg.alerts.disabled;
 
     services.prometheus.ruleFiles = lib.mkIf cfg.alerts.enable [ cfg.alerts.file ];

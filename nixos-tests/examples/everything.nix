@@ -13,7 +13,7 @@ in
   # On the same host, so they get the alert rules and the board.
   services.prometheus.enable = true;
   services.grafana.enable = true;
-  modules.services.postgresql.monitoring.alerts.labels.team = "storage";
+  modules.services.postgresql.alerts.labels.team = "storage";
 
   modules.storage.datasets = {
     enable = true;

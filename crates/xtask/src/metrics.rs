@@ -88,7 +88,7 @@ fn alerts_page() -> String {
     let mut page = String::from(
         "# Alerts\n\nThe rules are in [`nixos-modules/monitoring/alerts.json`](../../nixos-modules/monitoring/alerts.json), which Prometheus reads as it is (JSON is YAML too):\n\n\
          ```yaml\nrule_files:\n  - /etc/prometheus/backstay-alerts.json\n```\n\n\
-         The NixOS module gives it to a Prometheus on the same host by itself; `modules.services.postgresql.monitoring.alerts.file` is its path for one elsewhere. The board for\n\
+         The NixOS module gives it to a Prometheus on the same host by itself; `modules.services.postgresql.alerts.file` is its path for one elsewhere. The board for\n\
          Grafana, [`board.json`](../../nixos-modules/monitoring/board.json), is imported as it is.\n\n\
          Rules and board work with `honor_labels: true` and without. Limits are declared with the instance and come as metrics, so the rules have no number to adapt. *critical*\n\
          means: look now; *warning*: look this week. `<i>` below stands for the instance.\n\n\

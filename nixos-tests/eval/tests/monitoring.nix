@@ -850,7 +850,7 @@ in
           {
             services.prometheus.enable = true;
             services.grafana.enable = true;
-            modules.services.postgresql.monitoring.alerts = {
+            modules.services.postgresql.alerts = {
               disabled = [ "PostgreSQLDeadlocks" ];
               labels.team = "storage";
             };
@@ -893,7 +893,7 @@ in
     expr = {
       rules = plain.config.services.prometheus.ruleFiles;
       boards = plain.config.services.grafana.provision.enable;
-      file = lib.hasInfix "PostgreSQLChecksStopped" plain.config.modules.services.postgresql.monitoring.alerts.file.text;
+      file = lib.hasInfix "PostgreSQLChecksStopped" plain.config.modules.services.postgresql.alerts.file.text;
     };
     expected = {
       rules = [ ];
@@ -905,12 +905,12 @@ in
   "test an alert that does not exist cannot be disabled" =
     refusedOn
       [
-        "modules.services.postgresql.monitoring.alerts.disabled: there is no alert \"PostgresDown\"; docs/reference/alerts.md lists them."
+        "modules.services.postgresql.alerts.disabled: there is no alert \"PostgresDown\"; docs/reference/alerts.md lists them."
       ]
       [
         (main { })
         {
-          modules.services.postgresql.monitoring.alerts.disabled = [
+          modules.services.postgresql.alerts.disabled = [
             "PostgresDown"
             "PostgreSQLServer"
           ];
