@@ -242,6 +242,26 @@ let
         ++ lib.optional (declaredUrl != null && declaredUrl != resolved.url) (
           refuse "${at "repositoryUrl"}: ${quote resolved.url} is not the place of the repository ${quote resolved.name}, which is declared as ${quote declaredUrl}; leave it out, or use another repositoryName."
         )
+    )
+    ++ lib.concatMap (
+      further:
+      if further == resolved.name then
+        [
+          (refuse "${at "furtherRepositories"}: ${quote further} is the first repository already; leave it out.")
+        ]
+      else if (restic.repositories.${further} or { }).url or null == null then
+        [
+          (refuse "${at "furtherRepositories"}: ${quote further} is not in modules.backup.restic.repositories (${declaredRepositories}); declare it there with its url, or leave it out.")
+        ]
+      else
+        lib.optional (restic.repositories.${further}.passwordFile == null) (
+          refuse "${at "furtherRepositories"}: ${quote further} has no password file, and restic stores nothing without a password; set modules.backup.restic.repositories.${further}.passwordFile."
+        )
+    ) (lib.unique cfg.furtherRepositories)
+    ++ lib.optional (!cfg.enable && cfg.furtherRepositories != [ ]) (
+      refuse "${at "furtherRepositories"}: ${inWords (map quote cfg.furtherRepositories)} ${
+        if lib.length cfg.furtherRepositories == 1 then "is" else "are"
+      } named, and nothing is copied; set backup.restic.repositoryName, or leave the list empty."
     );
 
   # Days that a base backup is kept for by the calendar, at most.

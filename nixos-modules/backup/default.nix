@@ -19,32 +19,49 @@ let
 
   units = import ./units.nix;
   sources = import ../preseed/sources.nix { inherit lib config; };
+  credentials = import ./credentials.nix { inherit lib; };
 
   # An upload is only made where there is something to upload into; what is missing is said in
   # assertions.nix.
-  uploading = lib.filterAttrs (
-    _: instance:
-    let
-      inherit (instance.backup.restic.resolved) url passwordFile;
-    in
-    url != null && !messages.hasPassword url && passwordFile != null
-  ) (having "copiesOffSite");
+  usable = lib.filter (
+    repository: !messages.hasPassword repository.url && repository.passwordFile != null
+  );
+
+  # What is copied, by whom and where to: [ { name, instance, repository, content } ].
+  copies = lib.concatLists (
+    lib.mapAttrsToList (
+      name: instance:
+      lib.concatMap (
+        repository:
+        map (content: {
+          inherit
+            name
+            instance
+            repository
+            content
+            ;
+          job = (units name).job repository content;
+        }) (contentsOf instance)
+      ) (usable instance.backup.restic.all)
+    ) (having "copiesOffSite")
+  );
+  contentsOf =
+    instance:
+    lib.optional instance.backup.isArchiving "wal"
+    ++ lib.optional instance.backup.takesBaseBackups "base";
+  copiesOf =
+    name: content: lib.filter (copy: copy.name == name && copy.content == content) copies;
+  unitOf = copy: (units copy.name).copy copy.repository copy.content;
 
   # Instances whose server can get WAL back from off-site.
   readingOffSite = lib.filterAttrs (
-    _: instance:
-    let
-      inherit (instance.backup) enable restic;
-      inherit (restic.resolved) url passwordFile;
-    in
-    enable && restic.enable && url != null && passwordFile != null
+    _: instance: instance.backup.enable && usable instance.backup.restic.all != [ ]
   ) instances;
 
   instanceModule =
     { name, config, ... }:
     let
       cfg = config.backup;
-      repository = cfg.restic.resolved;
       unit = units name;
       datasets = sources.datasetsOf config;
     in
@@ -106,28 +123,24 @@ let
             archiveDataset = datasets.archive;
           };
 
-          # Read by people's `backstay` and by drills, not only by the jobs, so the repository is named
-          # even where something else copies into it. The paths are those of the secrets
-          # themselves: a unit that may not read them has them as the credentials restic-password and
-          # restic-environment.
-          restic = lib.mkIf (cfg.enable && cfg.restic.enable && repository.url != null) [
-            {
+          # Read by people's `backstay` and by drills, not only by the jobs, so a repository is named
+          # even where something else copies into it. The paths are those of the secrets themselves: a
+          # unit that may not read them has them as the credentials restic-password-<name> and
+          # restic-environment-<name>.
+          restic = lib.mkIf (cfg.enable && cfg.restic.all != [ ]) (
+            map (repository: {
               inherit (repository) name passwordFile environmentFile;
               repository = repository.url;
               # Our jobs store under this name; under which one something else does is not known.
               host = if cfg.copiesOffSite then restic.hostName else null;
               jobs = lib.optionals cfg.copiesOffSite (
-                lib.optional cfg.isArchiving {
-                  job = "wal";
-                  unit = unit.resticWal;
-                }
-                ++ lib.optional cfg.takesBaseBackups {
-                  job = "base";
-                  unit = unit.resticBase;
-                }
+                map (content: {
+                  job = content;
+                  unit = unit.copy repository content;
+                }) (contentsOf config)
               );
-            }
-          ];
+            }) cfg.restic.all
+          );
         };
       };
     };
@@ -150,29 +163,20 @@ let
     IOSchedulingClass = "idle";
   };
 
-  # "%" begins a specifier in a unit file.
-  escape = lib.replaceStrings [ "%" ] [ "%%" ];
-
-  # In a recovery the server runs pg-restore-wal, which asks the repository for what the archive lacks.
+  # In a recovery the server runs pg-restore-wal, which asks the repositories for what the archive lacks.
   serverUnit =
     name: instance:
     let
-      repository = instance.backup.restic.resolved;
-      secrets = lib.filterAttrs (_: file: file != null) {
-        restic-password = repository.passwordFile;
-        restic-environment = repository.environmentFile;
-      };
+      repositories = usable instance.backup.restic.all;
+      isOverSsh = lib.any (repository: lib.hasPrefix "sftp:" repository.url) repositories;
+      secrets = credentials repositories;
     in
     lib.nameValuePair "postgresql-${name}" {
-      path = [ pkgs.restic ] ++ lib.optional (lib.hasPrefix "sftp:" repository.url) pkgs.openssh;
+      path = [ pkgs.restic ] ++ lib.optional isOverSsh pkgs.openssh;
       # Where sops-nix decrypts in a unit and not before, the secrets come from there.
       after = [ "sops-install-secrets.service" ];
       serviceConfig = {
-        LoadCredential = lib.mapAttrsToList (id: file: "${id}:${escape file}") secrets;
-        # A secret that is missing must not keep a server down that needs no restore. So it is an empty
-        # line instead, and the repository cannot be asked. (systemd.exec(5): SetCredential= is the
-        # default of LoadCredential=.)
-        SetCredential = map (id: "${id}:\\n") (lib.attrNames secrets);
+        inherit (secrets) LoadCredential SetCredential;
       };
     };
 
@@ -197,9 +201,7 @@ let
           after = [ unit.server ];
           # What was taken is copied off-site at once. The job's own timer tries again what fails here.
           onSuccess =
-            lib.optional (
-              uploading ? ${name} && restic.jobs."postgresql-${name}-base".enable
-            ) unit.resticBase
+            map unitOf (lib.filter (copy: restic.jobs.${copy.job}.enable) (copiesOf name "base"))
             ++ notifications.onSuccess "postgresql-backup-failure";
           onFailure = notifications.onFailure "postgresql-backup-failure";
         }
@@ -235,10 +237,7 @@ let
             unit.baseBackup
           ]
           ++ lib.optional instance.drill.enable unit.drill
-          ++ lib.optionals (uploading ? ${name}) [
-            unit.resticWal
-            unit.resticBase
-          ];
+          ++ map unitOf (copiesOf name "wal" ++ copiesOf name "base");
           onFailure = notifications.onFailure "postgresql-prune-failure";
           onSuccess = notifications.onSuccess "postgresql-prune-failure";
         }
@@ -260,12 +259,18 @@ let
 
   # What is copied off-site. A user may change all but what is copied and how it is found again.
   walJob =
-    name: instance:
+    {
+      name,
+      instance,
+      repository,
+      job,
+      ...
+    }:
     let
       inherit (instance.backup.walArchive) directory syncInterval;
     in
     {
-      repository = instance.backup.restic.resolved.name;
+      repository = repository.name;
       # What a repository in a directory gets is readable for its writer only, and restores, drills and
       # pg-restore-wal read it as the server's user.
       user = lib.mkDefault instance.user;
@@ -278,7 +283,7 @@ let
         "wal-archive"
       ];
       # All files are the job's own, so in a user namespace none of them looks like nobody's.
-      serviceConfig = lib.mkIf (isOwner instance "postgresql-${name}-wal") {
+      serviceConfig = lib.mkIf (isOwner instance job) {
         PrivateUsers = lib.mkDefault true;
       };
       schedule = lib.mkDefault syncInterval;
@@ -290,12 +295,18 @@ let
     };
 
   baseJob =
-    name: instance:
+    {
+      name,
+      instance,
+      repository,
+      job,
+      ...
+    }:
     let
       inherit (instance.backup.baseBackup) directory schedule;
     in
     {
-      repository = instance.backup.restic.resolved.name;
+      repository = repository.name;
       # What a repository in a directory gets is readable for its writer only, and restores, drills and
       # pg-restore-wal read it as the server's user.
       user = lib.mkDefault instance.user;
@@ -308,7 +319,7 @@ let
         "base-backup"
       ];
       # All files are the job's own, so in a user namespace none of them looks like nobody's.
-      serviceConfig = lib.mkIf (isOwner instance "postgresql-${name}-base") {
+      serviceConfig = lib.mkIf (isOwner instance job) {
         PrivateUsers = lib.mkDefault true;
       };
       # Each base backup starts this job when it has been taken. The timer is for what failed then: a
@@ -323,26 +334,16 @@ let
       writablePaths = [ instance.paths.state ];
     };
 
-  # Instances whose archive, or whose base backups, a job of ours copies.
-  copying = {
-    wal = lib.filterAttrs (_: instance: instance.backup.isArchiving) uploading;
-    base = lib.filterAttrs (_: instance: instance.backup.takesBaseBackups) uploading;
-  };
-  # A job that a user has switched off is no unit, and one that runs as somebody else cannot write notes.
-  noted =
-    content:
-    lib.filterAttrs (
-      name: instance:
-      let
-        job = "postgresql-${name}-${content}";
-      in
-      restic.jobs.${job}.enable && isOwner instance job
-    ) copying.${content};
-
   # The job notes what its copy holds, by which the health check knows how fresh the copy is. Without a
   # note nobody knows that; with "-", the copy is made all the same.
   noting =
-    name: instance: content:
+    {
+      name,
+      instance,
+      repository,
+      content,
+      job,
+    }:
     let
       note =
         moment:
@@ -351,12 +352,12 @@ let
           (blib.program "pg-off-site")
           "--config"
           instance.paths.settingsFile
-          "--repository=${instance.backup.restic.resolved.name}"
+          "--repository=${repository.name}"
           "--content=${content}"
           "--${moment}"
         ];
     in
-    lib.nameValuePair "restic-backups-postgresql-${name}-${content}" {
+    lib.nameValuePair "restic-backups-${job}" {
       serviceConfig = {
         ExecStartPre = [ (note "begin") ];
         # systemd runs it after a copy that was made whole, and after no other.
@@ -424,20 +425,21 @@ in
         )
       ) described;
 
-      jobs = lib.mkMerge [
-        (lib.mapAttrs' (
-          name: instance: lib.nameValuePair "postgresql-${name}-wal" (walJob name instance)
-        ) copying.wal)
-        (lib.mapAttrs' (
-          name: instance: lib.nameValuePair "postgresql-${name}-base" (baseJob name instance)
-        ) copying.base)
-      ];
+      jobs = lib.listToAttrs (
+        map (
+          copy: lib.nameValuePair copy.job ((if copy.content == "wal" then walJob else baseJob) copy)
+        ) copies
+      );
     };
 
     systemd.services = lib.mkMerge [
       (lib.mapAttrs' serverUnit readingOffSite)
-      (lib.mapAttrs' (name: instance: noting name instance "wal") (noted "wal"))
-      (lib.mapAttrs' (name: instance: noting name instance "base") (noted "base"))
+      # A job that a user has switched off is no unit, and one that runs as somebody else cannot write notes.
+      (lib.listToAttrs (
+        map noting (
+          lib.filter (copy: restic.jobs.${copy.job}.enable && isOwner copy.instance copy.job) copies
+        )
+      ))
       (lib.mapAttrs' baseBackupUnit backedUp)
       (lib.mapAttrs' pruneUnit archiving)
     ];

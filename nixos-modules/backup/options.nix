@@ -21,6 +21,9 @@ let
     }:
     let
       cfg = config.backup;
+      furtherNames = lib.optionals cfg.restic.enable (
+        lib.subtractLists [ cfg.restic.repositoryName ] (lib.unique cfg.restic.furtherRepositories)
+      );
       keeps = options.backup.baseBackup.retention;
     in
     {
@@ -433,6 +436,40 @@ let
               description = ''
                 File with environment variables for restic, such as the credentials of an object store.
                 `null` takes the declared repository's, if it has one.
+              '';
+            };
+
+            furtherRepositories = mkOption {
+              type = types.listOf types.str;
+              default = [ ];
+              example = [ "second-site" ];
+              description = ''
+                Names of further repositories of `modules.backup.restic.repositories` that archive and base backups
+                are copied into, each by jobs of its own
+                (`modules.backup.restic.jobs."postgresql-<name>-wal-<repository>"` and `…-base-<repository>"`): one that is away
+                stops none of the others. Restores ask them in this order, after the first.
+              '';
+            };
+
+            all = mkOption {
+              type = types.listOf (types.attrsOf (types.nullOr types.str));
+              readOnly = true;
+              internal = true;
+              default =
+                lib.optional (cfg.restic.enable && cfg.restic.resolved.url != null) (
+                  cfg.restic.resolved // { jobSuffix = ""; }
+                )
+                # One that is not there is refused in assertions.nix.
+                ++ map (
+                  name:
+                  {
+                    inherit name;
+                    inherit (restic.repositories.${name}) url passwordFile environmentFile;
+                    jobSuffix = "-${name}";
+                  }
+                ) (lib.filter (name: (restic.repositories.${name} or { }).url or null != null) furtherNames);
+              description = ''
+                The repositories, and what the names of their jobs end with.
               '';
             };
 

@@ -2,7 +2,7 @@
 { lib, pkgs }:
 let
   blib = import ../lib.nix { inherit lib pkgs; };
-  inherit (blib.hardening) datasets helper;
+  inherit (blib.hardening) datasets;
 in
 {
   # A program that fetches datasets from another host, mounts them for everybody, and runs a server on what
@@ -39,10 +39,13 @@ in
     };
 
   # A program that reads a restic repository in a directory. Its files may belong to root, who stored them.
-  readingEverything = helper // {
-    CapabilityBoundingSet = [ "CAP_DAC_READ_SEARCH" ];
-    AmbientCapabilities = [ "CAP_DAC_READ_SEARCH" ];
-    # In a user namespace of the unit the capability would hold for the unit's own files only.
-    PrivateUsers = false;
-  };
+  readingEverything =
+    preset:
+    preset
+    // {
+      CapabilityBoundingSet = [ "CAP_DAC_READ_SEARCH" ];
+      AmbientCapabilities = [ "CAP_DAC_READ_SEARCH" ];
+      # In a user namespace of the unit the capability would hold for the unit's own files only.
+      PrivateUsers = false;
+    };
 }

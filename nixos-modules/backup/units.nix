@@ -6,8 +6,11 @@ name: {
   canary = "postgresql-canary-${name}.service";
   drill = "postgresql-restore-drill-${name}.service";
   preseed = "preseed-postgresql-${name}.service";
-  resticWal = "restic-backups-postgresql-${name}-wal.service";
-  resticBase = "restic-backups-postgresql-${name}-base.service";
+
+  # The jobs that copy into one of instance.backup.restic.all, and the units of such a job.
+  job = repository: content: "postgresql-${name}-${content}${repository.jobSuffix}";
+  copy =
+    repository: content: "restic-backups-postgresql-${name}-${content}${repository.jobSuffix}.service";
 
   # The restic repository that the instance names, or describes without a name.
   repository = named: if named != null then named else "postgresql-${name}";

@@ -11,6 +11,7 @@ let
   privileges = import ../backup/privileges.nix { inherit lib pkgs; };
   messages = import ../backup/messages.nix { inherit lib; };
   restic = import ../restic/places.nix { inherit lib config; };
+  credentials = import ../backup/credentials.nix { inherit lib; };
   secondsOf = import ./span.nix { inherit lib; };
   units = import ../backup/units.nix;
   inherit (config.modules) notifications;
@@ -121,20 +122,18 @@ let
     let
       inherit (instance) drill;
       uses = lib.flip lib.elem drill.sources;
-      repository = instance.backup.restic.resolved;
       # What is missing is said in assertions.nix.
-      usesRestic = uses "restic" && repository.url != null && repository.passwordFile != null;
-      isDirectory = usesRestic && restic.isDirectory repository.url;
-      usesNetwork = usesRestic && !isDirectory;
+      repositories = lib.optionals (uses "restic") (
+        lib.filter (repository: repository.passwordFile != null) instance.backup.restic.all
+      );
+      usesRestic = repositories != [ ];
+      isDirectory = lib.any (repository: restic.isDirectory repository.url) repositories;
+      usesNetwork = lib.any (repository: !restic.isDirectory repository.url) repositories;
       reading =
-        if isDirectory then
-          privileges.readingEverything
-        else if usesNetwork then
-          blib.hardening.network
-        else
-          blib.hardening.helper;
+        (if isDirectory then privileges.readingEverything else lib.id) (
+          if usesNetwork then blib.hardening.network else blib.hardening.helper
+        );
       preset = if uses "snapshot" then privileges.readingSnapshots reading else reading;
-      escape = lib.replaceStrings [ "%" ] [ "%%" ];
     in
     lib.nameValuePair "postgresql-restore-drill-${name}" (
       lib.mkMerge [
@@ -184,15 +183,8 @@ let
               # The drill ends itself before, and removes the copy.
               TimeoutStartSec = drill.deadlineSeconds + 15 * 60;
             }
-            (lib.mkIf usesRestic {
-              # By these names the program looks for what the settings say of the repository.
-              LoadCredential = [
-                "restic-password:${escape repository.passwordFile}"
-              ]
-              ++ lib.optional (
-                repository.environmentFile != null
-              ) "restic-environment:${escape repository.environmentFile}";
-            })
+            # A secret that is missing fails the drill, which is what it is for.
+            { inherit (credentials repositories) LoadCredential; }
           ];
         }
       ]

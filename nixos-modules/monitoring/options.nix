@@ -331,15 +331,19 @@ let
                 "snapshot"
               ]
             );
-            default = [ "local" ];
-            example = [
+            default = [
               "local"
-              "restic"
-            ];
+            ]
+            ++ lib.optional (
+              backup.copiesOffSite
+              && lib.any (repository: repository.passwordFile != null) backup.restic.all
+            ) "restic";
+            defaultText = lib.literalMD "`[ \"local\" ]`, and `\"restic\"` where archive and base backups are copied off-site";
+            example = [ "local" ];
             description = ''
               What is restored, each in turn: the base backups and the archive of this host (`local`), those in
-              the restic repository (`restic`, which transfers all of it), or the newest snapshot of the
-              data dataset (`snapshot`).
+              the restic repository (`restic`, which transfers a whole base backup), or the newest snapshot of
+              the data dataset (`snapshot`).
             '';
           };
 

@@ -130,12 +130,9 @@ let
 
       # Files are read out of it, or asked for.
       reading =
-        if isDirectory then
-          privileges.readingEverything
-        else if usesNetwork then
-          blib.hardening.network
-        else
-          blib.hardening.helper;
+        (if isDirectory then privileges.readingEverything else lib.id) (
+          if usesNetwork then blib.hardening.network else blib.hardening.helper
+        );
       preset =
         if uses "syncoid" then
           privileges.fetchingDatasets

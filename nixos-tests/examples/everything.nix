@@ -131,6 +131,12 @@ in
           checkReadDataSubset = "5%";
           location = "object store";
         };
+        second-site = {
+          url = "rest:https://backup.example.net/forge";
+          passwordFile = "/run/secrets/restic/second-site-password";
+          # It takes what is added, and removes nothing for this host.
+          pruneSchedule = null;
+        };
         nas = {
           url = "/mnt/nas-backup/restic";
           mountPoint = "/mnt/nas-backup";
@@ -296,7 +302,10 @@ in
           minimumGood = 2;
         };
         pruneSchedule = "05:00";
-        restic.repositoryName = "offsite";
+        restic = {
+          repositoryName = "offsite";
+          furtherRepositories = [ "second-site" ];
+        };
       };
 
       preseed = {

@@ -19,7 +19,7 @@ from disk import BLOCK_BYTES, Disk
 from emulated import EmulatedMachine
 from log import Log
 from machine import Machine, MachineError, Outcome, RequestedAssertionFailed
-from verify import Verdict
+from verify import DATASETS_LIMIT, HELPER_LIMIT, SERVER_LIMIT, Example, Verdict
 
 
 class Here(Machine):
@@ -312,6 +312,37 @@ class VerdictTest(unittest.TestCase):
         verdict.check("unit", "a/b.service", "")
         verdict.check("unit", "a/c.service", "is wrong")
         self.assertEqual((verdict.passed, verdict.failures), (Counter(unit=1), ["unit: a/c.service: is wrong"]))
+
+
+class LimitsOfExposure(unittest.TestCase):
+    """Which unit may be exposed how much."""
+
+    def limit(self, unit: str, *lines: str) -> float:
+        with tempfile.TemporaryDirectory() as directory:
+            units = Path(directory, "units")
+            units.mkdir()
+            units.joinpath(unit).write_text("\n".join(lines))
+            verdict = Verdict()
+            # As if systemd had been asked.
+            network = "reaches other hosts"
+            verdict.limits = {network: 1.1, f"mounts datasets, {network}": 4.5, "is root": 0.4}
+            return Example("host", Path(directory), host.Root(Path("/"), Path(directory)), verdict)._limit(unit)
+
+    def test_a_network_is_for_units_whose_duty_it_is(self) -> None:
+        self.assertEqual(self.limit("notify@.service", "RestrictAddressFamilies=AF_INET"), 1.1)
+        self.assertEqual(self.limit("notify@.service", "RestrictAddressFamilies=AF_UNIX"), HELPER_LIMIT)
+        self.assertEqual(self.limit("postgresql-walprune-main.service", "RestrictAddressFamilies=AF_INET"), HELPER_LIMIT)
+
+    def test_a_limit_is_never_lower_than_that_of_the_kind(self) -> None:
+        self.assertEqual(self.limit("restic-prune-nas.service", "User=root"), HELPER_LIMIT)
+
+    def test_servers_and_what_changes_datasets_have_limits_of_their_own(self) -> None:
+        self.assertEqual(self.limit("postgresql-main.service", "ExecStart=/usr/lib/postgresql/17/bin/postgres -D /data"), SERVER_LIMIT)
+        mounts = "CapabilityBoundingSet=CAP_SYS_ADMIN"
+        self.assertEqual(self.limit("backstay-datasets.service", mounts), DATASETS_LIMIT)
+        self.assertEqual(self.limit("preseed-postgresql-main.service", mounts), DATASETS_LIMIT)
+        self.assertEqual(self.limit("preseed-postgresql-main.service", mounts, "RestrictAddressFamilies=AF_INET6"), 4.5)
+        self.assertEqual(self.limit("postgresql-dump-app.service", mounts), HELPER_LIMIT)
 
 
 if __name__ == "__main__":

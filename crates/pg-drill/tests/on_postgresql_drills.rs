@@ -498,7 +498,9 @@ fn off_site_takes_its_turn_and_a_wrong_password_has_its_reason() -> Result<()> {
     let place = |name: &str| rehearsed.testbed.path().join(name);
     // The unit has the password as a credential, and not the file itself.
     fs::create_dir(place("credentials"))?;
-    fs::write(place("credentials/restic-password"), "correct horse\n")?;
+    fs::write(place("credentials/restic-password-nas"), "correct horse\n")?;
+    // A unit with several repositories has one for each.
+    fs::write(place("credentials/restic-password"), "of another\n")?;
     cluster.change_settings(&json!({
         "drill": { "sources": ["local", "restic"] },
         "restic": [{ "name": "nas", "repository": place("nas"), "passwordFile": "/nonexistent/password" }]
@@ -545,7 +547,7 @@ fn off_site_takes_its_turn_and_a_wrong_password_has_its_reason() -> Result<()> {
     ensure!(record.findings.canary.is_some(), "{record:?}");
 
     cluster.change_settings(&json!({ "drill": { "sources": ["restic"] } }))?;
-    fs::write(place("credentials/restic-password"), "battery staple\n")?;
+    fs::write(place("credentials/restic-password-nas"), "battery staple\n")?;
     rehearsed.fails(
         drill("credentials")?,
         DrillReason::SourceFailed,

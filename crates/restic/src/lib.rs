@@ -78,8 +78,9 @@ struct Node {
 impl Repository {
     /// The repository that `declared` describes.
     ///
-    /// Password and environment are read from the unit's credentials `restic-password` and
-    /// `restic-environment` where it has them: it may not be allowed to read the files themselves. They
+    /// Password and environment are read from the unit's credentials `restic-password-<name>` and
+    /// `restic-environment-<name>` where it has them, or `restic-password` and `restic-environment` in a
+    /// unit with one repository: it may not be allowed to read the files themselves. They
     /// are read now, and handed to restic in its environment, which only the same user can see: root
     /// reads them and then becomes somebody who could not.
     ///
@@ -89,9 +90,12 @@ impl Repository {
     ///
     /// Fails when restic is not installed, and when the password or the environment cannot be read.
     pub fn new(declared: &ResticRepository, cache: Option<&Path>) -> Result<Self> {
-        let credential = |name: &str| {
-            let path = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(name);
-            path.exists().then_some(path)
+        let credential = |kind: &str| {
+            let directory = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
+            let own = directory.join(format!("{kind}-{}", declared.name));
+            [own, directory.join(kind)]
+                .into_iter()
+                .find(|path| path.exists())
         };
         let password =
             credential("restic-password").unwrap_or_else(|| declared.password_file.clone());

@@ -600,16 +600,138 @@ in
         ]
       ];
       credentials = [
-        "restic-environment:/run/secrets/restic/env"
-        "restic-password:/run/secrets/restic/password"
+        "restic-password-nas:/run/secrets/restic/password"
+        "restic-environment-nas:/run/secrets/restic/env"
       ];
       instead = [
-        "restic-environment:\\n"
-        "restic-password:\\n"
+        "restic-password-nas:\\n"
+        "restic-environment-nas:\\n"
       ];
       none = [ ];
       after = true;
     };
+  };
+
+  "test every repository has jobs of its own, and restores ask them in their order" = {
+    expr =
+      let
+        evaluated = hostWith [
+          nas
+          {
+            modules.backup.restic.repositories.second-site = {
+              url = "sftp:backup@second.example.org:/restic";
+              passwordFile = "/run/secrets/restic/second";
+            };
+          }
+          (main {
+            backup.restic = {
+              repositoryName = "nas";
+              furtherRepositories = [ "second-site" ];
+            };
+            drill.sources = [ "restic" ];
+          })
+        ];
+        services = lib.filter (lib.hasSuffix ".service") (
+          lib.filter (lib.hasInfix "postgresql-main") (unitsOf "restic-backups-" evaluated)
+        );
+      in
+      {
+        repositories = lib.genAttrs services (
+          unit:
+          lib.filter (lib.hasInfix "RESTIC_REPOSITORY=") (values "Environment" unit evaluated)
+        );
+        settings = map (repository: {
+          inherit (repository) name;
+          units = map (job: job.unit) repository.jobs;
+        }) (section "restic" evaluated);
+        # Nothing of one waits for the other.
+        waits = lib.filter (lib.hasPrefix "restic-backups-postgresql") (
+          words "After" "restic-backups-postgresql-main-wal-second-site.service" evaluated
+        );
+        after = words "OnSuccess" "postgresql-basebackup-main.service" evaluated;
+        credentials = values "LoadCredential" "postgresql-restore-drill-main.service" evaluated;
+        noted = lib.filter (lib.hasInfix "pg-off-site") (
+          values "ExecStartPost" "restic-backups-postgresql-main-base-second-site.service" evaluated
+        );
+        problems = evaluated.failedAssertions ++ evaluated.warnings;
+      };
+    expected =
+      let
+        first = [ "\"RESTIC_REPOSITORY=rest:https://nas.example.org/forge\"" ];
+        second = [ "\"RESTIC_REPOSITORY=sftp:backup@second.example.org:/restic\"" ];
+      in
+      {
+        repositories = {
+          "restic-backups-postgresql-main-base.service" = first;
+          "restic-backups-postgresql-main-wal.service" = first;
+          "restic-backups-postgresql-main-base-second-site.service" = second;
+          "restic-backups-postgresql-main-wal-second-site.service" = second;
+        };
+        settings = [
+          {
+            name = "nas";
+            units = [
+              "restic-backups-postgresql-main-wal.service"
+              "restic-backups-postgresql-main-base.service"
+            ];
+          }
+          {
+            name = "second-site";
+            units = [
+              "restic-backups-postgresql-main-wal-second-site.service"
+              "restic-backups-postgresql-main-base-second-site.service"
+            ];
+          }
+        ];
+        waits = [ ];
+        after = [
+          "restic-backups-postgresql-main-base.service"
+          "restic-backups-postgresql-main-base-second-site.service"
+        ];
+        credentials = [
+          "restic-password-nas:/run/secrets/restic/password"
+          "restic-environment-nas:/run/secrets/restic/env"
+          "restic-password-second-site:/run/secrets/restic/second"
+        ];
+        noted = [
+          "-/usr/lib/backstay/bin/pg-off-site --config /etc/backstay/main.json --repository=second-site --content=base --end"
+        ];
+        problems = [ ];
+      };
+  };
+
+  "test E5 a further repository that is not there, has no password, or is the first, is refused" = {
+    expr =
+      (hostWith [
+        nas
+        { modules.backup.restic.repositories.open.url = "rest:https://open.example.org/forge"; }
+        (main {
+          backup.restic = {
+            repositoryName = "nas";
+            furtherRepositories = [
+              "nas"
+              "open"
+              "elsewhere"
+            ];
+          };
+        })
+      ]).failedAssertions;
+    expected = [
+      "${at "backup.restic.furtherRepositories"}: \"nas\" is the first repository already; leave it out."
+      "${at "backup.restic.furtherRepositories"}: \"open\" has no password file, and restic stores nothing without a password; set modules.backup.restic.repositories.open.passwordFile."
+      "${at "backup.restic.furtherRepositories"}: \"elsewhere\" is not in modules.backup.restic.repositories (declared are \"nas\" and \"open\"); declare it there with its url, or leave it out."
+    ];
+  };
+
+  "test E5 further repositories without a first one are refused" = {
+    expr =
+      (hostWith [
+        nas
+        (main { backup.restic.furtherRepositories = [ "nas" ]; })
+      ]).failedAssertions;
+    expected = [
+      "${at "backup.restic.furtherRepositories"}: \"nas\" is named, and nothing is copied; set backup.restic.repositoryName, or leave the list empty."
+    ];
   };
 
   "test a copy notes what it holds when it was made, and is made without a note if need be" = {

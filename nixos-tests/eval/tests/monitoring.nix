@@ -530,6 +530,34 @@ in
     };
   };
 
+  "test what is copied off-site is restored from there in its turn" = {
+    expr =
+      map
+        (
+          declaration:
+          (section "drill" (hostWith [
+            nas
+            (main declaration)
+          ])).sources
+        )
+        [
+          { }
+          { backup.restic.repositoryName = "nas"; }
+          {
+            backup.restic.repositoryName = "nas";
+            integration.backup.enable = false;
+          }
+        ];
+    expected = [
+      [ "local" ]
+      [
+        "local"
+        "restic"
+      ]
+      [ "local" ]
+    ];
+  };
+
   "test a drill of this host's backups has no network and writes where it has to" = {
     expr = {
       user = values "User" drill plain;
@@ -586,8 +614,8 @@ in
         "AF_INET6"
       ];
       credentials = [
-        "restic-password:/run/secrets/restic/password"
-        "restic-environment:/run/secrets/restic/env"
+        "restic-password-nas:/run/secrets/restic/password"
+        "restic-environment-nas:/run/secrets/restic/env"
       ];
       after = [
         "postgresql-main.service"
