@@ -11,10 +11,10 @@ use textfile::table::{
     DRILL_RECOVERY, DRILL_RELATIONS, DRILL_RESTORED, DRILL_TARGET, DUMP_LAST_RUN_SUCCESS,
     DUMP_LAST_SUCCESS, DUMP_MAXIMUM_AGE, DUMP_SIZE, FREE_BYTES, HEALTH, HEALTH_CHECK_STATUS,
     HEALTH_LAST_CHECK, HEALTH_STATUS, IN_RECOVERY, INSTANCE_SINCE, LONGEST_TRANSACTION,
-    MAXIMUM_AGE, MULTIXACT_AGE, OBJECTIVE, PRUNE_LAST_RUN, PRUNE_LAST_RUN_SUCCESS,
-    PRUNE_REMOVED_BACKUPS, PRUNE_REMOVED_WAL, REPLICATION_LAG, SIZE_BYTES, SLOT_RETAINED,
-    TIME_TO_FULL, UP, WAL_BYTES, WAL_FAILURES, WAL_FILES_PRESENT, WAL_LAST_SUCCESS, WAL_MISSING,
-    WAL_NOT_ARCHIVED, WAL_WAITING, WAL_WAITING_SINCE, WINDOW_START, XID_AGE,
+    MAXIMUM_AGE, MULTIXACT_AGE, OBJECTIVE, OFFSITE_EXPOSURE, OFFSITE_LAST_SUCCESS, PRUNE_LAST_RUN,
+    PRUNE_LAST_RUN_SUCCESS, PRUNE_REMOVED_BACKUPS, PRUNE_REMOVED_WAL, REPLICATION_LAG, SIZE_BYTES,
+    SLOT_RETAINED, TIME_TO_FULL, UP, WAL_BYTES, WAL_FAILURES, WAL_FILES_PRESENT, WAL_LAST_SUCCESS,
+    WAL_MISSING, WAL_NOT_ARCHIVED, WAL_WAITING, WAL_WAITING_SINCE, WINDOW_START, XID_AGE,
 };
 
 /// The legend of a panel with one series for each instance.
@@ -232,6 +232,26 @@ fn restores() -> Vec<Panel> {
                 (of(&WAL_NOT_ARCHIVED), ONE),
                 (objective("rpo"), "{{cluster}} objective"),
             ],
+        ),
+        panel(
+            "What would be lost with the whole machine",
+            Kind::Lines,
+            Scale::Seconds,
+            12,
+            vec![
+                (of(&OFFSITE_EXPOSURE), "{{cluster}} {{repository}}"),
+                (objective("offsite-rpo"), "{{cluster}} objective"),
+            ],
+        ),
+        panel(
+            "Age of the last good copies off-site",
+            Kind::Lines,
+            Scale::Seconds,
+            12,
+            vec![(
+                ago(&OFFSITE_LAST_SUCCESS),
+                "{{cluster}} {{repository}} {{content}}",
+            )],
         ),
         panel(
             "How long a restore takes",

@@ -73,6 +73,16 @@ checks! {
         None,
         "A restore takes longer, or reaches less far, than was declared; without any base backup nothing can be restored.",
         "backstay status {instance}; systemctl start postgresql-basebackup-{instance}.service; journalctl --unit postgresql-basebackup-{instance}.service --since -2d";
+    "off-site" "PostgreSQLOffSite"
+        Some("Copies of PostgreSQL instance {instance} off-site are behind what was declared"),
+        Some("A copy of PostgreSQL instance {instance} off-site is behind, and another one is not"),
+        "If the whole machine is lost now, more committed changes are lost than was declared.",
+        "pg-healthcheck --config /etc/backstay/{instance}.json; systemctl list-timers --all 'restic-backups-postgresql-{instance}-*'; journalctl --unit 'restic-backups-postgresql-{instance}-*' --since -1d";
+    "recovery-time" "PostgreSQLRestoreTooSlow"
+        None,
+        Some("A restore of PostgreSQL instance {instance} takes longer than its objective"),
+        "The last restore drill measured it. More frequent base backups leave less WAL to replay.",
+        "backstay status {instance}; journalctl --unit postgresql-restore-drill-{instance}.service --since -8d";
     "replication" "PostgreSQLReplication"
         Some("A standby of PostgreSQL instance {instance} is missing or behind"),
         None,

@@ -499,22 +499,6 @@ fn drills() -> Vec<Rule> {
                 "systemctl list-timers --all postgresql-restore-drill-{instance}.timer; systemctl start postgresql-restore-drill-{instance}.service",
             ],
         ),
-        Rule {
-            name: "PostgreSQLRestoreTooSlow",
-            expression: format!(
-                "{DRILL_RECOVERY} > on ({ON_INSTANCE}) group_left () {OBJECTIVE}{{objective=\"rto\"}}"
-            ),
-            hold_minutes: 0,
-            severity: Severity::Warning,
-            summary: "A restore of PostgreSQL instance {instance} takes {duration}, longer than its objective".into(),
-            description: "The last restore drill measured it. More frequent base backups leave less WAL to replay.".into(),
-            command: "backstay status {instance}; journalctl --unit postgresql-restore-drill-{instance}.service --since -8d".into(),
-            cases: vec![
-                fires("two hours, and one is declared", vec![recovery("7200x60"), objective()], &[], "2h 0m 0s"),
-                quiet("half an hour", vec![recovery("1800x60"), objective()]),
-                quiet("nothing is declared", vec![recovery("7200x60")]),
-            ],
-        },
     ]
 }
 

@@ -102,6 +102,10 @@ checks! {
     Continuity = "continuity",
     /// There is a good base backup that is young enough.
     BaseBackup = "base-backup",
+    /// Copies off-site are as fresh as declared.
+    OffSite = "off-site",
+    /// A restore takes as long as it may.
+    RecoveryTime = "recovery-time",
     /// Standbys keep up.
     Replication = "replication",
     /// Replication slots do not keep too much WAL.

@@ -2,6 +2,7 @@
 
 mod archiving;
 mod backups;
+mod copies;
 mod server;
 mod storage;
 
@@ -19,6 +20,8 @@ pub struct Measured {
     pub missing_files: Option<u64>,
     /// For how long the oldest known change has not been in the archive.
     pub exposure_seconds: Option<f64>,
+    /// For how long the oldest known change has not been in a repository off-site, by its name.
+    pub offsite_exposure_seconds: Vec<(String, f64)>,
     /// The earliest moment that can be restored.
     pub window_start: Option<f64>,
     /// Indexes that were built with another collation.
@@ -41,6 +44,8 @@ pub fn judge(seen: &Instance, settings: &Settings, history: &History) -> (Verdic
     judge.server();
     judge.archive();
     judge.base_backups();
+    judge.off_site();
+    judge.recovery_time();
     judge.storage();
     (judge.verdict, judge.measured)
 }

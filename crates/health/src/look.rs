@@ -1,5 +1,6 @@
 //! Looking: everything that touches the server or a file.
 
+mod copies;
 mod server;
 mod storage;
 
@@ -44,6 +45,8 @@ pub fn at(settings: &Settings) -> Instance {
         waiting: waiting(&settings.postgresql.data_directory).map_err(Unseen::from),
         archive,
         backups,
+        copies: copies::of(settings),
+        drill: copies::drill(settings),
         storage: storage::of(settings),
         server,
     }

@@ -56,6 +56,8 @@ struct Report<'a> {
     /// Age of the oldest known change that is not in the archive.
     exposure_seconds: Option<f64>,
     missing_files: Option<u64>,
+    /// The same for each repository off-site.
+    offsite_exposure_seconds: BTreeMap<&'a str, f64>,
     window_start: Option<Timestamp>,
 }
 
@@ -79,6 +81,11 @@ pub fn json(
         findings: &verdict.findings,
         exposure_seconds: measured.exposure_seconds,
         missing_files: measured.missing_files,
+        offsite_exposure_seconds: measured
+            .offsite_exposure_seconds
+            .iter()
+            .map(|(repository, seconds)| (repository.as_str(), *seconds))
+            .collect(),
         window_start: measured.window_start.and_then(moment),
     };
     let text = serde_json::to_string_pretty(&report).context("write what was found as JSON")?;
@@ -159,6 +166,20 @@ pub fn metrics(
     ] {
         if let Some(value) = value {
             file.set(metric, value);
+        }
+    }
+    for (repository, seconds) in &measured.offsite_exposure_seconds {
+        file.set_for(&table::OFFSITE_EXPOSURE, &[repository], *seconds);
+    }
+    for copy in &seen.copies {
+        if let Ok(Some(record)) = &copy.record {
+            let began = record.began_at.as_duration().as_secs_f64();
+            let content = copy.content.name();
+            file.set_for(
+                &table::OFFSITE_LAST_SUCCESS,
+                &[&copy.repository, content],
+                began,
+            );
         }
     }
     for (place, storage) in &seen.storage {

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use instance_state::{DrillRecord, OffSiteRecord};
 use restore_plan::{ArchiveContents, StartingPoint};
+use settings::ResticContent;
 use wal::{Lsn, SystemIdentifier, TimelineId};
 
 /// Something that could be seen, or why not, with a hint.
@@ -46,8 +48,23 @@ pub struct Instance {
     pub archive: Seen<Archive>,
     /// The base backups, if any are declared.
     pub backups: Option<Seen<Backups>>,
+    /// What was noted of each declared copy off-site.
+    pub copies: Vec<NotedCopy>,
+    /// What the last rehearsed restore came to, if there was one.
+    pub drill: Seen<Option<DrillRecord>>,
     /// The places that the instance writes to.
     pub storage: Vec<(String, Seen<Storage>)>,
+}
+
+/// What was noted of a copy off-site by the unit that makes it.
+#[derive(Clone, Debug)]
+pub struct NotedCopy {
+    /// The repository.
+    pub repository: String,
+    /// What is copied.
+    pub content: ResticContent,
+    /// The note of the last copy that succeeded, if there is one.
+    pub record: Seen<Option<OffSiteRecord>>,
 }
 
 /// The server, as it answers.

@@ -68,12 +68,12 @@ impl OffSiteRecord {
     /// Where the record of the last copy of `content` into `repository` is in the state directory.
     #[must_use]
     pub fn path(state_directory: &Path, repository: &str, content: ResticContent) -> PathBuf {
-        state_directory.join(format!("off-site-{}-{repository}.json", word(content)))
+        state_directory.join(format!("off-site-{}-{repository}.json", content.name()))
     }
 
     /// Where the record of a copy is that has not ended.
     fn begun_path(state_directory: &Path, repository: &str, content: ResticContent) -> PathBuf {
-        state_directory.join(format!("off-site-{}-{repository}.begun", word(content)))
+        state_directory.join(format!("off-site-{}-{repository}.begun", content.name()))
     }
 
     /// Reads the record of the last copy that succeeded, if there is one.
@@ -122,13 +122,6 @@ impl OffSiteRecord {
             Self::begun_path(state_directory, repository, content)
         };
         write(&path, self)
-    }
-}
-
-fn word(content: ResticContent) -> &'static str {
-    match content {
-        ResticContent::Wal => "wal",
-        ResticContent::Base => "base",
     }
 }
 

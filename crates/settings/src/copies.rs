@@ -54,6 +54,17 @@ pub enum ResticContent {
     Base,
 }
 
+impl ResticContent {
+    /// Its word in the settings, in names of files and in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wal => "wal",
+            Self::Base => "base",
+        }
+    }
+}
+
 /// The ZFS datasets of the instance, whose snapshots are restore points too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -61,6 +61,10 @@ pub struct HealthCheck {
     /// do.
     #[serde(default)]
     pub maximum_drill_age_seconds: Option<u32>,
+    /// How far a copy of the archive off-site may be behind, in seconds: the age of the oldest change
+    /// that is not in it. Without it any age will do.
+    #[serde(default)]
+    pub maximum_offsite_lag_seconds: Option<u32>,
     /// How many of the possible connections may be in use, in per cent.
     #[serde(default = "default_connections_percent")]
     pub maximum_connections_percent: u32,
@@ -94,6 +98,7 @@ impl Default for HealthCheck {
             interval_seconds: default_interval(),
             maximum_prune_age_seconds: None,
             maximum_drill_age_seconds: None,
+            maximum_offsite_lag_seconds: None,
             maximum_connections_percent: default_connections_percent(),
             maximum_used_percent: default_used_percent(),
             maximum_transaction_seconds: default_transaction(),
@@ -140,6 +145,10 @@ impl HealthCheck {
             (
                 "healthCheck.maximumDrillAgeSeconds",
                 self.maximum_drill_age_seconds,
+            ),
+            (
+                "healthCheck.maximumOffsiteLagSeconds",
+                self.maximum_offsite_lag_seconds,
             ),
         ] {
             findings.range_if_set(key, seconds, &(1..=u32::MAX));

@@ -199,6 +199,10 @@ metrics! {
             "WAL files that a restore within the retention would need and the archive does not hold";
         WAL_NOT_ARCHIVED = "postgresql_wal_archive_exposure_seconds" [] Seconds,
             "Age of the oldest known change that is not in the archive, 0 if there is none";
+        OFFSITE_EXPOSURE = "postgresql_offsite_exposure_seconds" ["repository"] Seconds,
+            "Age of the oldest known change that is not in the copy of the archive in this repository, 0 if there is none";
+        OFFSITE_LAST_SUCCESS = "postgresql_offsite_last_success_timestamp" ["repository", "content"] Timestamp,
+            "When the last good copy of the archive (wal) or of the base backups (base) into this repository began";
         WINDOW_START = "postgresql_recovery_window_start_timestamp" [] Timestamp,
             "The earliest moment that can be restored; absent if none can";
         OBJECTIVE = "postgresql_objective_seconds" ["objective"] Seconds,

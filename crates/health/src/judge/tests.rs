@@ -1,12 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use instance_state::{DrillRecord, OffSiteHoldings, OffSiteRecord};
 use restore_plan::{ArchiveContents, StartingPoint};
 use serde_json::json;
+use settings::ResticContent;
 use wal::{SegmentName, SegmentSize, SystemIdentifier, TimelineId};
 
 use super::*;
 use crate::report;
-use crate::seen::{Archiving, Backups, Drift, Recovery, Slot, Storage, Waiting};
+use crate::seen::{Archiving, Backups, Drift, NotedCopy, Recovery, Slot, Storage, Waiting};
 
 const CLUSTER: SystemIdentifier = SystemIdentifier(7_710_581_305_782_851_992);
 /// 2026-11-21 00:00 UTC.
@@ -124,6 +126,8 @@ fn instance(live: Live) -> Instance {
             suspect: Vec::new(),
             stored_bytes: 1 << 30,
         })),
+        copies: Vec::new(),
+        drill: Ok(None),
         storage: vec![("data".into(), Ok(ROOMY)), ("archive".into(), Ok(ROOMY))],
     }
 }
@@ -687,4 +691,201 @@ fn an_objective_that_is_not_kept_is_told_with_what_was_measured() {
         (verdict.findings, measured.exposure_seconds),
         (vec![], Some(0.0))
     );
+}
+
+/// The settings of copies into two repositories.
+fn copied_to_two() -> Settings {
+    let repository = |name: &str| {
+        json!({
+            "name": name, "repository": format!("/{name}"), "passwordFile": "/password",
+            "jobs": [
+                { "job": "wal", "unit": format!("wal-{name}.service") },
+                { "job": "base", "unit": format!("base-{name}.service") },
+            ],
+        })
+    };
+    settings(&json!({
+        "restic": [repository("nas"), repository("far")],
+        "healthCheck": { "maximumOffsiteLagSeconds": 1800 },
+        "objectives": { "offsiteRpoSeconds": 3600, "rtoSeconds": 600 },
+    }))
+}
+
+fn moment(at: f64) -> jiff::Timestamp {
+    #[expect(clippy::cast_possible_truncation, reason = "a moment of our time")]
+    jiff::Timestamp::from_second(at as i64).unwrap()
+}
+
+/// What was noted of a copy that has the WAL up to the segment `number`, and the base backup that ended at `backup`.
+fn noted(repository: &str, number: u64, backup: f64) -> [NotedCopy; 2] {
+    let copy = |content, holds| NotedCopy {
+        repository: repository.into(),
+        content,
+        record: Ok(Some(OffSiteRecord {
+            format: OffSiteRecord::FORMAT,
+            began_at: moment(NOW - 100.0),
+            finished_at: Some(moment(NOW - 90.0)),
+            holds,
+        })),
+    };
+    [
+        copy(
+            ResticContent::Wal,
+            OffSiteHoldings::Wal {
+                system_identifier: CLUSTER,
+                timeline: Some(TimelineId::FIRST),
+                end: Some(segment(number).end(SegmentSize::DEFAULT)),
+            },
+        ),
+        copy(
+            ResticContent::Base,
+            OffSiteHoldings::Base {
+                newest: Some("backup".into()),
+                newest_stopped_at: Some(moment(backup)),
+            },
+        ),
+    ]
+}
+
+/// What the check of copies off-site finds on a server that changes something every ten minutes, one segment each.
+fn off_site(copies: Vec<NotedCopy>) -> (Vec<(Severity, String)>, Measured) {
+    let mut history = History::default();
+    let mut seen = instance(live());
+    for age in (0..=20u32).rev() {
+        let mut server = live();
+        let number = u64::from(100 - age);
+        server.position = Some((
+            segment(number + 1).start(SegmentSize::DEFAULT),
+            5000 + number,
+        ));
+        seen = instance(server);
+        seen.now = NOW - f64::from(age) * 600.0;
+        history.add(&seen);
+    }
+    seen.copies = copies;
+    let (verdict, measured) = judge(&seen, &copied_to_two(), &history);
+    let found = verdict
+        .findings
+        .into_iter()
+        .filter(|finding| finding.check == Check::OffSite)
+        .map(|finding| (finding.severity, finding.what))
+        .collect();
+    (found, measured)
+}
+
+#[test]
+fn copies_that_are_fresh_are_well_and_measured() {
+    let newest = NOW - 20.0 * HOUR;
+    let (found, measured) =
+        off_site([noted("nas", 100, newest), noted("far", 99, newest)].concat());
+    assert_eq!(found, []);
+    assert_eq!(
+        measured.offsite_exposure_seconds,
+        [("nas".to_owned(), 0.0), ("far".to_owned(), 0.0)]
+    );
+}
+
+#[test]
+fn one_repository_that_is_behind_is_a_warning_and_all_of_them_are_more() {
+    let newest = NOW - 20.0 * HOUR;
+    let (found, _) = off_site([noted("nas", 100, newest), noted("far", 90, newest)].concat());
+    let late = "in the repository \"far\", changes of the last 90 minutes are missing, and 30 minutes are allowed";
+    assert_eq!(found, [(Severity::Warning, late.to_owned())]);
+
+    let (found, measured) = off_site([noted("nas", 92, newest), noted("far", 90, newest)].concat());
+    assert_eq!(measured.offsite_exposure_seconds[0].1, 70.0 * 60.0);
+    assert_eq!(
+        found,
+        [
+            (
+                Severity::Critical,
+                "in the repository \"nas\", changes of the last 70 minutes are missing, and 30 minutes are allowed".to_owned()
+            ),
+            (Severity::Critical, late.to_owned()),
+            (
+                Severity::Critical,
+                "if this machine were lost now, the changes of the last 70 minutes would be: objectives.offsiteRpoSeconds allows 60 minutes".to_owned()
+            ),
+        ]
+    );
+}
+
+#[test]
+fn a_base_backup_that_is_not_copied_is_told_once_the_upload_had_its_time() {
+    let newest = NOW - 20.0 * HOUR;
+    let (found, _) =
+        off_site([noted("nas", 100, newest), noted("far", 100, newest - 1.0)].concat());
+    assert_eq!(
+        found,
+        [(
+            Severity::Warning,
+            "in the repository \"far\", the newest base backup, \"backup-90\", is missing, 20 hours after it was taken".to_owned()
+        )]
+    );
+}
+
+#[test]
+fn a_copy_that_was_never_made_is_late_from_the_first_change_on() {
+    let none = |content| NotedCopy {
+        repository: "nas".into(),
+        content,
+        record: Ok(None),
+    };
+    let newest = NOW - 20.0 * HOUR;
+    let (found, _) = off_site(
+        [
+            vec![none(ResticContent::Wal), none(ResticContent::Base)],
+            noted("far", 100, newest).to_vec(),
+        ]
+        .concat(),
+    );
+    assert_eq!(
+        found,
+        [
+            (
+                Severity::Warning,
+                "in the repository \"nas\", changes of the last 3 hours are missing, and 30 minutes are allowed".to_owned()
+            ),
+            (
+                Severity::Warning,
+                "in the repository \"nas\", there is no base backup: nothing can be restored from it".to_owned()
+            ),
+        ]
+    );
+}
+
+#[test]
+fn a_rehearsed_restore_that_took_too_long_is_told() {
+    let drill = |seconds| DrillRecord {
+        format: DrillRecord::FORMAT,
+        started_at: moment(NOW - HOUR),
+        finished_at: moment(NOW - HOUR / 2.0),
+        source: settings::DrillSource::Local,
+        failure: None,
+        findings: instance_state::DrillFindings {
+            recovery_seconds: Some(seconds),
+            ..instance_state::DrillFindings::default()
+        },
+        last_success_at: None,
+    };
+    for (seconds, expected) in [
+        (599.0, None),
+        (
+            1300.0,
+            Some(
+                "the last rehearsed restore took 21 minutes until the server answered: objectives.rtoSeconds allows 10 minutes",
+            ),
+        ),
+    ] {
+        let mut seen = instance(live());
+        seen.drill = Ok(Some(drill(seconds)));
+        let verdict = judged_with(&seen, &copied_to_two());
+        let found: Vec<&str> = verdict
+            .findings
+            .iter()
+            .filter(|finding| finding.check == Check::RecoveryTime)
+            .map(|finding| finding.what.as_str())
+            .collect();
+        assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+    }
 }
