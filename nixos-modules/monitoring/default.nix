@@ -52,6 +52,7 @@ let
             maximumReplicationLagSeconds = healthCheck.maxReplicationLagSeconds;
             maximumArchiveLagSeconds = healthCheck.maxArchiveLagSeconds;
             maximumBaseBackupAgeSeconds = healthCheck.maxBaseBackupAgeSeconds;
+            maximumOffsiteLagSeconds = healthCheck.maxOffsiteLagSeconds;
             intervalSeconds = secondsOf healthCheck.interval;
             maximumPruneAgeSeconds = healthCheck.maxPruneAgeSeconds;
             maximumDrillAgeSeconds = healthCheck.maxDrillAgeSeconds;

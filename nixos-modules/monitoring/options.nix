@@ -164,6 +164,25 @@ let
             '';
           };
 
+          maxOffsiteLagSeconds = mkOption {
+            type = types.nullOr seconds;
+            default =
+              let
+                interval = intervalOf backup.walArchive.syncInterval;
+              in
+              if backup.copiesOffSite && backup.isArchiving && interval != null then
+                backup.walArchive.archiveTimeout + interval + 30 * 60
+              else
+                null;
+            defaultText = lib.literalMD "`backup.walArchive.archiveTimeout`, the time between two runs of `backup.walArchive.syncInterval`, and 30 minutes more, or `null` where nothing is copied";
+            example = 3600;
+            description = ''
+              How far a copy of the archive off-site may be behind, in seconds: the age of the oldest change that
+              is not in it. One repository that is behind is a warning while another one is not. `null` does
+              not check it.
+            '';
+          };
+
           minimumFree = mkOption {
             type = blib.types.size;
             default = "1GB";

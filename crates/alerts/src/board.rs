@@ -112,6 +112,7 @@ fn rows() -> Vec<(&'static str, Vec<Panel>)> {
     vec![
         ("Is everything well?", overview()),
         ("What can be restored?", restores()),
+        ("What would be lost?", losses()),
         ("Base backups and drills", backups()),
         ("Archive", archive()),
         ("Room", room()),
@@ -178,6 +179,42 @@ fn overview() -> Vec<Panel> {
     ]
 }
 
+/// How much of the newest changes has no second copy.
+fn losses() -> Vec<Panel> {
+    vec![
+        panel(
+            "What would be lost with the server's disk",
+            Kind::Lines,
+            Scale::Seconds,
+            12,
+            vec![
+                (of(&WAL_NOT_ARCHIVED), ONE),
+                (objective("rpo"), "{{cluster}} objective"),
+            ],
+        ),
+        panel(
+            "What would be lost with the whole machine",
+            Kind::Lines,
+            Scale::Seconds,
+            12,
+            vec![
+                (of(&OFFSITE_EXPOSURE), "{{cluster}} {{repository}}"),
+                (objective("offsite-rpo"), "{{cluster}} objective"),
+            ],
+        ),
+        panel(
+            "Age of the last good copies off-site",
+            Kind::Lines,
+            Scale::Seconds,
+            12,
+            vec![(
+                ago(&OFFSITE_LAST_SUCCESS),
+                "{{cluster}} {{repository}} {{content}}",
+            )],
+        ),
+    ]
+}
+
 /// What a restore can reach and how long it takes.
 fn restores() -> Vec<Panel> {
     vec![
@@ -222,36 +259,6 @@ fn restores() -> Vec<Panel> {
             Scale::None,
             4,
             vec![(of(&DRILL_FAILURE), "{{cluster}} {{reason}}")],
-        ),
-        panel(
-            "What would be lost with the server's disk",
-            Kind::Lines,
-            Scale::Seconds,
-            12,
-            vec![
-                (of(&WAL_NOT_ARCHIVED), ONE),
-                (objective("rpo"), "{{cluster}} objective"),
-            ],
-        ),
-        panel(
-            "What would be lost with the whole machine",
-            Kind::Lines,
-            Scale::Seconds,
-            12,
-            vec![
-                (of(&OFFSITE_EXPOSURE), "{{cluster}} {{repository}}"),
-                (objective("offsite-rpo"), "{{cluster}} objective"),
-            ],
-        ),
-        panel(
-            "Age of the last good copies off-site",
-            Kind::Lines,
-            Scale::Seconds,
-            12,
-            vec![(
-                ago(&OFFSITE_LAST_SUCCESS),
-                "{{cluster}} {{repository}} {{content}}",
-            )],
         ),
         panel(
             "How long a restore takes",

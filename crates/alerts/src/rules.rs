@@ -3,9 +3,9 @@
 use textfile::Metric;
 use textfile::table::{
     BACKUP_LAST_RUN, BACKUP_LAST_RUN_SUCCESS, DATABASE_PROVISIONED, DRILL_FAILURE, DRILL_LAST_RUN,
-    DRILL_LAST_RUN_SUCCESS, DRILL_LAST_SUCCESS, DRILL_RECOVERY, DUMP_LAST_RUN_SUCCESS,
-    DUMP_LAST_SUCCESS, DUMP_MAXIMUM_AGE, HEALTH, HEALTH_CHECK_STATUS, HEALTH_LAST_CHECK,
-    INSTANCE_SINCE, MAXIMUM_AGE, OBJECTIVE, PRUNE_LAST_RUN, PRUNE_LAST_RUN_SUCCESS, TIME_TO_FULL,
+    DRILL_LAST_RUN_SUCCESS, DRILL_LAST_SUCCESS, DUMP_LAST_RUN_SUCCESS, DUMP_LAST_SUCCESS,
+    DUMP_MAXIMUM_AGE, HEALTH, HEALTH_CHECK_STATUS, HEALTH_LAST_CHECK, INSTANCE_SINCE, MAXIMUM_AGE,
+    PRUNE_LAST_RUN, PRUNE_LAST_RUN_SUCCESS, TIME_TO_FULL,
 };
 
 use crate::rule::{Case, Expected, Labels, Rule, Series, Severity};
@@ -455,8 +455,6 @@ fn backups() -> Vec<Rule> {
 }
 
 fn drills() -> Vec<Rule> {
-    let recovery = |values| series(&DRILL_RECOVERY, &[], values);
-    let objective = || series(&OBJECTIVE, &[("objective", "rto")], "3600x60");
     vec![
         Rule {
             name: "PostgreSQLDrillFailed",

@@ -20,6 +20,8 @@ pub struct Measured {
     pub missing_files: Option<u64>,
     /// For how long the oldest known change has not been in the archive.
     pub exposure_seconds: Option<f64>,
+    /// For how long the oldest known change has not been in any repository off-site.
+    pub offsite_seconds: Option<f64>,
     /// For how long the oldest known change has not been in a repository off-site, by its name.
     pub offsite_exposure_seconds: Vec<(String, f64)>,
     /// The earliest moment that can be restored.

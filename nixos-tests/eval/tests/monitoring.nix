@@ -141,6 +141,37 @@ in
     };
   };
 
+  "test how far a copy off-site may be behind follows from how often it is made" = {
+    expr =
+      map
+        (
+          declaration:
+          (section "healthCheck" (hostWith [
+            nas
+            (main declaration)
+          ])).maximumOffsiteLagSeconds or null
+        )
+        [
+          { }
+          { backup.restic.repositoryName = "nas"; }
+          {
+            backup.restic.repositoryName = "nas";
+            backup.walArchive.syncInterval = "hourly";
+            backup.walArchive.archiveTimeout = 60;
+          }
+          {
+            backup.restic.repositoryName = "nas";
+            healthCheck.maxOffsiteLagSeconds = 900;
+          }
+        ];
+    expected = [
+      null
+      2400
+      5460
+      900
+    ];
+  };
+
   "test a warning is no failure of the unit unless that is asked for" = {
     expr = map (evaluated: values "SuccessExitStatus" check evaluated) [
       plain

@@ -60,6 +60,12 @@ with subtest("a rehearsed restore finds the canary that the server's own unit wr
 
 with subtest("the check of the server's own unit has nothing to say"):
     machine.succeed("systemctl start postgresql-healthcheck-main.service", timeout=300)
+    # It knows by the note how fresh the copy is, and asks no repository.
+    metrics = "/var/lib/node_exporter/textfile_collector/postgresql_health_main.prom"
+    machine.succeed(
+        f"grep -F 'postgresql_offsite_exposure_seconds{{instance=\"main\",repository=\"second-copy\"}} 0' {metrics}",
+        f"grep -F 'postgresql_health_check_status{{instance=\"main\",check=\"off-site\"}} 0' {metrics}",
+    )
 
 with subtest("expiry keeps everything that is needed"):
     machine.succeed("systemctl start postgresql-walprune-main.service", timeout=300)

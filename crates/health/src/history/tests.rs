@@ -23,6 +23,8 @@ fn seen(at: f64, position: u64, next: u64, deadlocks: i64, free_bytes: u64) -> I
         waiting: Err(nothing()),
         archive: Err(nothing()),
         backups: None,
+        copies: Vec::new(),
+        drill: Ok(None),
         storage: vec![(
             "data".into(),
             Ok(Storage {

@@ -160,16 +160,15 @@ impl Judge<'_> {
 
     /// The objective is kept by the repository that is furthest.
     fn offsite_objective(&mut self) {
-        let Some(objective) = self.settings.objectives.offsite_rpo_seconds else {
-            return;
-        };
         let best = self
             .measured
             .offsite_exposure_seconds
             .iter()
             .map(|(_, seconds)| *seconds)
             .min_by(f64::total_cmp);
+        self.measured.offsite_seconds = best;
         if let Some(exposed) = best
+            && let Some(objective) = self.settings.objectives.offsite_rpo_seconds
             && exposed > f64::from(objective)
         {
             self.critical(

@@ -793,7 +793,7 @@ fn one_repository_that_is_behind_is_a_warning_and_all_of_them_are_more() {
     assert_eq!(found, [(Severity::Warning, late.to_owned())]);
 
     let (found, measured) = off_site([noted("nas", 92, newest), noted("far", 90, newest)].concat());
-    assert_eq!(measured.offsite_exposure_seconds[0].1, 70.0 * 60.0);
+    assert_eq!(measured.offsite_seconds, Some(70.0 * 60.0));
     assert_eq!(
         found,
         [
