@@ -9,7 +9,6 @@ mod instance;
 mod locate;
 mod notify;
 mod off_site;
-mod privileges;
 mod restore;
 mod staging;
 mod status;
@@ -75,6 +74,17 @@ enum Command {
         #[command(flatten)]
         arguments: restore::Arguments,
     },
+    /// Fill an empty data directory from the declared sources, as is done before the first start
+    Preseed {
+        #[command(flatten)]
+        instance: InstanceArguments,
+        /// Ask every source, show what would be done and change nothing
+        #[arg(long)]
+        plan: bool,
+        /// Print the plan as JSON
+        #[arg(long, requires = "plan")]
+        json: bool,
+    },
     /// Get what a restore needs out of a restic repository, without restoring it
     Fetch {
         #[command(flatten)]
@@ -138,7 +148,7 @@ impl InstanceArguments {
     /// The settings. Root becomes the owner of the instance, who does everything else.
     fn settings_for_owner(&self) -> Result<Settings> {
         let settings = self.settings()?;
-        privileges::become_owner(&settings)?;
+        data_directory::become_owner(&settings.postgresql.data_directory)?;
         Ok(settings)
     }
 
@@ -187,6 +197,14 @@ fn main() -> ExitCode {
                 "could not restore the instance",
                 restore(instance, arguments),
             ),
+            Command::Preseed {
+                instance,
+                plan,
+                json,
+            } => (
+                "could not fill the data directory",
+                preseed(instance, *plan, *json),
+            ),
             Command::Fetch {
                 instance,
                 arguments,
@@ -232,12 +250,12 @@ fn restore(instance: &InstanceArguments, arguments: &restore::Arguments) -> Resu
     let config = instance.config();
     let mut control = Control::new(&settings, &config, arguments.controls_the_server())?;
     let Some(from) = arguments.off_site() else {
-        privileges::become_owner(&settings)?;
+        data_directory::become_owner(&settings.postgresql.data_directory)?;
         let instance = Instance::open(&config, settings)?;
         return restore::restore(&instance, &mut control, arguments);
     };
     let repositories = off_site::open(&settings, from)?;
-    privileges::become_owner(&settings)?;
+    data_directory::become_owner(&settings.postgresql.data_directory)?;
     let destination = arguments.destination(&settings.postgresql.data_directory);
     let directory = durable_file::with_suffix(destination, ".backstay-off-site");
     let fetched =
@@ -253,10 +271,24 @@ fn restore(instance: &InstanceArguments, arguments: &restore::Arguments) -> Resu
     cleared
 }
 
+/// Runs `pg-preseed`, which does this before the first start, in the place of this process.
+fn preseed(instance: &InstanceArguments, plan: bool, json: bool) -> Result<()> {
+    let mut arguments = vec!["--config".into(), instance.config().into_os_string()];
+    let flags = [("--plan", plan), ("--json", json)];
+    arguments.extend(
+        flags
+            .into_iter()
+            .filter(|(_, is_wanted)| *is_wanted)
+            .map(|(flag, _)| flag.into()),
+    );
+    let program = restore::sibling("pg-preseed")?;
+    match ::command::replace_process(&program, &arguments)? {}
+}
+
 /// Fetches, with passwords that root has read.
 fn fetch(instance: &InstanceArguments, arguments: &off_site::Arguments) -> Result<()> {
     let settings = instance.settings()?;
     let repositories = off_site::open(&settings, arguments.from())?;
-    privileges::become_owner(&settings)?;
+    data_directory::become_owner(&settings.postgresql.data_directory)?;
     off_site::fetch(&settings, arguments, &repositories)
 }

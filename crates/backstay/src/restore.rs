@@ -99,6 +99,11 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["into", "abandon"])]
     no_start: bool,
 
+    /// Leave a standby, which replays WAL once it is started and goes on doing so; with --no-start, and
+    /// to the latest state
+    #[arg(long, requires = "no_start")]
+    as_standby: bool,
+
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -294,7 +299,7 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
     } else if in_place {
         check_that_no_server_runs(instance)?;
     }
-    let outcome = build(instance, &sources, &staging, planned, in_place, &present)?;
+    let outcome = build(instance, &sources, &staging, planned, arguments, &present)?;
     if restarts {
         control.start()?;
     } else if !in_place {
@@ -704,7 +709,7 @@ fn build(
     sources: &Sources,
     staging: &Staging,
     planned: Planned,
-    in_place: bool,
+    arguments: &Arguments,
     present: &Path,
 ) -> Result<Outcome> {
     let Planned {
@@ -729,16 +734,20 @@ fn build(
         }
         return Err(err);
     }
-    let replayed = Replay {
-        instance,
-        sources,
-        staging,
-        recovery: &recovery,
-        choice: &choice,
-        point: &point,
-        in_place,
-    }
-    .run(present);
+    let replayed = if arguments.as_standby {
+        leave_as_standby(staging, &point)
+    } else {
+        Replay {
+            instance,
+            sources,
+            staging,
+            recovery: &recovery,
+            choice: &choice,
+            point: &point,
+            in_place: arguments.into.is_none(),
+        }
+        .run(present)
+    };
     let Replayed {
         end,
         files_end,
@@ -791,6 +800,24 @@ struct Replayed {
     /// When the last file was in place.
     files_end: Instant,
     replay_seconds: f64,
+}
+
+/// Marks the restored files as a standby. It replays from where the starting point began, and nobody is
+/// answered before it is consistent.
+fn leave_as_standby(staging: &Staging, point: &StartingPoint) -> Result<Replayed> {
+    durable_file::replace(&staging.directory.join("standby.signal"), b"")?;
+    durable_file::sync_file_system_of(&staging.directory)?;
+    Ok(Replayed {
+        end: RecoveryEnd {
+            timeline: point.timeline,
+            parent: point.timeline,
+            switch_point: point.stop,
+            reason: "left as a standby".into(),
+            last_commit: None,
+        },
+        files_end: Instant::now(),
+        replay_seconds: 0.0,
+    })
 }
 
 /// What a replay needs to know.
@@ -1045,7 +1072,7 @@ fn restore_command(config: &Path, unarchived: Option<&Path>) -> Result<String> {
 }
 
 /// Another of our programs, which is installed beside this one.
-fn sibling(name: &str) -> Result<PathBuf> {
+pub fn sibling(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find this program")?;
     let program = own.with_file_name(name);
     ensure!(program.exists(), "\"{}\" is missing", program.display());

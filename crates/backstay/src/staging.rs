@@ -134,24 +134,8 @@ impl Staging {
     }
 
     /// Gives the restored cluster its name; what had it is kept under the name `kept`.
-    ///
-    /// Each of the two renames can be found done: this is also how an interrupted one goes on.
     pub fn swap(&self, kept: Option<&Path>) -> Result<()> {
-        if let Some(kept) = kept
-            && self.directory.is_dir()
-            && fs::symlink_metadata(&self.destination).is_ok()
-        {
-            durable_file::move_to_new_name(&self.destination, kept)?;
-        }
-        if self.directory.is_dir() {
-            if kept.is_none() && self.destination.is_dir() {
-                // An empty directory, or remove_dir refuses.
-                fs::remove_dir(&self.destination)
-                    .with_context(|| format!("remove \"{}\"", self.destination.display()))?;
-            }
-            durable_file::move_to_new_name(&self.directory, &self.destination)?;
-        }
-        self.places.remove_journal()
+        self.places.swap(kept)
     }
 }
 

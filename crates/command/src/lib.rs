@@ -16,9 +16,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 mod conversation;
 mod input;
+mod within;
 
 pub use conversation::Conversation;
 pub use input::Answered;
+pub use within::Told;
 
 /// Environment variables that a program keeps: where it may put temporary files, who runs it, and
 /// how to reach its libraries.

@@ -5,7 +5,10 @@
 
 mod drill;
 mod off_site;
+mod preseed;
+mod recovery;
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,18 +16,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use wal::SystemIdentifier;
+use wal::{Lsn, SystemIdentifier, TimelineId};
 
 pub use drill::{DrillFailure, DrillFindings, DrillReason, DrillRecord};
 pub use off_site::{OffSiteHoldings, OffSiteRecord};
+pub use preseed::{
+    PreseedOutcome, PreseedRecord, PreseedStep, Restored, SourceAnswer, base_backup_request,
+};
+pub use recovery::{RecoveryRecord, RecoveryState};
 
 /// Version of the form of these files.
 const FORMAT_VERSION: u32 = 1;
 
 /// Name of the record of the cluster.
 const INSTANCE: &str = "instance.json";
-/// Name of the record of the preseed.
-const PRESEED: &str = "preseed.json";
 
 /// What `pg-init` found or made at its last success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,33 +49,28 @@ pub struct InstanceRecord {
     pub base_backup_directory: Option<PathBuf>,
     /// When this was written first for this cluster, in RFC 3339.
     pub since: String,
+    /// How far the cluster's archived WAL reached when that was last looked at. Nothing that reaches less
+    /// far is taken for this cluster's newest state.
+    #[serde(default)]
+    pub archived: Option<Reach>,
 }
 
-/// What `pg-preseed` came to at its last run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How far WAL reaches.
+///
+/// A later timeline is further: what it does not have of an older one was given up by a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PreseedRecord {
-    /// Version of this form.
-    pub format: u32,
-    /// What it came to.
-    pub outcome: PreseedOutcome,
-    /// When, in RFC 3339.
-    pub at: String,
+pub struct Reach {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The end of the last segment on it.
+    pub lsn: Lsn,
 }
 
-/// What a preseed came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum PreseedOutcome {
-    /// It was begun, and nothing has been said since.
-    Begun,
-    /// There was a cluster in the data directory, and nothing was done.
-    NotNeeded,
-    /// A source has given the cluster that is in the data directory.
-    Restored,
-    /// Every declared source has proven that it holds nothing of this instance, or the settings allow
-    /// to do without the proof.
-    NothingToRestore,
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on timeline {}", self.lsn, self.timeline)
+    }
 }
 
 impl InstanceRecord {
@@ -88,35 +88,6 @@ impl InstanceRecord {
     /// # Errors
     ///
     /// Fails when it cannot be read or is of another form: that is no proof that there was nothing.
-    pub fn read(state_directory: &Path) -> Result<Option<Self>> {
-        read(&Self::path(state_directory), |record: &Self| record.format)
-    }
-
-    /// Writes the record, durably.
-    ///
-    /// # Errors
-    ///
-    /// Fails when it cannot be written; the old one stays then.
-    pub fn write(&self, state_directory: &Path) -> Result<()> {
-        write(&Self::path(state_directory), self)
-    }
-}
-
-impl PreseedRecord {
-    /// The version of the form that this program writes.
-    pub const FORMAT: u32 = FORMAT_VERSION;
-
-    /// Where the record is in the state directory.
-    #[must_use]
-    pub fn path(state_directory: &Path) -> PathBuf {
-        state_directory.join(PRESEED)
-    }
-
-    /// Reads the record, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// Fails when it cannot be read or is of another form.
     pub fn read(state_directory: &Path) -> Result<Option<Self>> {
         read(&Self::path(state_directory), |record: &Self| record.format)
     }
@@ -171,6 +142,7 @@ mod tests {
             archive_directory: "/archive".into(),
             base_backup_directory: None,
             since: "2026-11-21T00:00:00Z".into(),
+            archived: None,
         }
     }
 
@@ -181,13 +153,25 @@ mod tests {
         assert_eq!(InstanceRecord::read(&directory).unwrap(), None);
         record().write(&directory).unwrap();
         assert_eq!(InstanceRecord::read(&directory).unwrap(), Some(record()));
-        let preseed = PreseedRecord {
-            format: PreseedRecord::FORMAT,
-            outcome: PreseedOutcome::NothingToRestore,
-            at: "2026-11-21T00:00:00Z".into(),
+        let reached = InstanceRecord {
+            archived: Some(Reach {
+                timeline: TimelineId::FIRST,
+                lsn: Lsn(0x0300_0000),
+            }),
+            ..record()
         };
-        preseed.write(&directory).unwrap();
-        assert_eq!(PreseedRecord::read(&directory).unwrap(), Some(preseed));
+        reached.write(&directory).unwrap();
+        assert_eq!(InstanceRecord::read(&directory).unwrap(), Some(reached));
+    }
+
+    #[test]
+    fn a_later_timeline_reaches_further_whatever_the_address() {
+        let reach = |timeline, lsn| Reach {
+            timeline: TimelineId::new(timeline).unwrap(),
+            lsn: Lsn(lsn),
+        };
+        assert!(reach(2, 1) > reach(1, 9) && reach(1, 9) > reach(1, 8));
+        assert_eq!(reach(2, 0x0700_0028).to_string(), "0/7000028 on timeline 2");
     }
 
     #[test]

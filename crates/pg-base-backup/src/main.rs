@@ -75,12 +75,21 @@ fn main() -> ExitCode {
             let taken = take(&settings, &cli);
             metrics::write(&settings, taken.is_ok());
             let record = taken?;
+            forget_request(&settings);
             if cli.json {
                 tool::print(&(serde_json::to_string_pretty(&record)? + "\n"))?;
             }
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Takes back the request for a base backup, which is met now.
+fn forget_request(settings: &Settings) {
+    let request = instance_state::base_backup_request(&settings.state_directory());
+    if let Err(err) = durable_file::remove(&request) {
+        tool::report("could not take back the request for a base backup", &err);
+    }
 }
 
 fn take(settings: &Settings, cli: &Cli) -> Result<Record> {

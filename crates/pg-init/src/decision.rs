@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use data_directory::{ClusterFound, Data};
 use instance_state::{InstanceRecord, PreseedOutcome};
 use restore_journal::Step;
 use settings::Settings;
 use tool::Hinted;
 use wal::SystemIdentifier;
 
-use crate::look::{ArchiveFound, BaseBackupsFound, ClusterFound, Data, Facts};
+use crate::look::{ArchiveFound, BaseBackupsFound, Facts};
 
 /// What is going to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,33 +93,12 @@ impl Decision {
 ///
 /// Refuses, with a way out, whenever the server must not start.
 pub fn decide(settings: &Settings, facts: &Facts) -> Result<Decision> {
-    let data = &settings.postgresql.data_directory;
-    let shown = data.display();
+    if let Some(refusal) = facts.data.refusal(&settings.postgresql.data_directory) {
+        return Err(refusal);
+    }
     match &facts.data {
-        Data::NoDirectory => refuse(
-            format!("\"{shown}\" is a link or a file"),
-            "name the directory itself as postgresql.dataDirectory; a restore gives it another name",
-        ),
-        Data::OfAnotherUser { owner, user } => refuse(
-            format!("\"{shown}\" belongs to user \"{owner}\", the server runs as \"{user}\""),
-            format!(
-                "if it is this instance's, give it to its user: `chown -R {user}: {}`",
-                quoted(data)
-            ),
-        ),
-        Data::SomethingElse(something) => refuse(
-            format!(
-                "\"{shown}\" holds \"{}\" and no PG_VERSION: it is no cluster, and not empty",
-                name_in(data, something)
-            ),
-            "move what does not belong there away; nothing is ever removed",
-        ),
-        Data::EmptyMountPoint => refuse(
-            format!("\"{shown}\" is a mount point, which cannot be renamed"),
-            "make the data directory a directory below the mount, so that a restore can keep the old cluster beside the new one",
-        ),
-        Data::Absent | Data::Empty => new_cluster(settings, facts),
         Data::Cluster(found) => present_cluster(settings, facts, found),
+        _ => new_cluster(settings, facts),
     }
 }
 
@@ -252,7 +232,11 @@ fn why_no_new_cluster(settings: &Settings, facts: &Facts) -> Option<anyhow::Erro
             ),
         );
     }
-    if settings.preseed.is_some() && facts.preseed != Some(PreseedOutcome::NothingToRestore) {
+    if settings.preseed.is_some()
+        && !facts
+            .preseed
+            .is_some_and(PreseedOutcome::allows_empty_cluster)
+    {
         return against(
             "the preseed has not shown that its sources hold none".into(),
             format!("see what it says: `journalctl --unit=preseed-postgresql-{instance}.service`"),

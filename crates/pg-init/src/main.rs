@@ -20,7 +20,7 @@ use anyhow::{Result, anyhow};
 use archive::{Archive, Cluster};
 use base_backups::Repository;
 use clap::Parser;
-use instance_state::InstanceRecord;
+use instance_state::{InstanceRecord, Reach};
 use jiff::Timestamp;
 use settings::Settings;
 use tool::{Hinted, Level, Program};
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
 /// Looks, decides and does it.
 fn prepare(settings: &Settings, plan_only: bool) -> Result<()> {
     look::check_user()?;
-    look::check_mounts(settings)?;
+    data_directory::check_mounts(&settings.postgresql.required_mounts)?;
     look::check_config_file(settings)?;
     let facts = Facts::gather(settings)?;
     let decision = decision::decide(settings, &facts)?;
@@ -171,6 +171,21 @@ fn mark_base_backups(settings: &Settings, step: BaseBackupStep) -> bool {
     }
 }
 
+/// How far the archived WAL of `cluster` reaches. Where there is no archive, nothing is known of that.
+fn archived(settings: &Settings, cluster: &Cluster) -> Result<Option<Reach>> {
+    let root = &settings.archive.directory;
+    if !Archive::is_at(root)? {
+        return Ok(None);
+    }
+    let archive = Archive::open(root, &settings.instance)?;
+    let newest = archive.list(cluster)?.segments().max();
+    let size = cluster.segment_size()?;
+    Ok(newest.map(|name| Reach {
+        timeline: name.timeline(),
+        lsn: name.end(size),
+    }))
+}
+
 /// Writes down what is in place now, where nothing that a restore replaces can take it away.
 fn remember(
     settings: &Settings,
@@ -195,6 +210,8 @@ fn remember(
             .or_else(|| of_this_cluster.and_then(|known| known.base_backup_directory.clone())),
         since: of_this_cluster
             .map_or_else(|| Timestamp::now().to_string(), |known| known.since.clone()),
+        archived: archived(settings, cluster)?
+            .max(of_this_cluster.and_then(|known| known.archived)),
     };
     if known == Some(&record) {
         return Ok(());

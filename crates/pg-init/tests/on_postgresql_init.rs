@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use archive::Archive;
 use base_backups::Repository;
 use command::Command;
-use instance_state::{InstanceRecord, PreseedOutcome, PreseedRecord};
+use instance_state::{InstanceRecord, PreseedOutcome, PreseedRecord, PreseedStep};
 use restore_journal::{Journal, Places, Step};
 use testbed::{ClusterOptions, Run, Testbed};
 
@@ -532,11 +532,11 @@ fn s19_an_empty_start_waits_for_the_proof_of_the_preseed() -> Result<()> {
         ),
         "journalctl --unit=preseed-postgresql-main.service",
     )?;
-    PreseedRecord {
-        format: PreseedRecord::FORMAT,
-        outcome: PreseedOutcome::NothingToRestore,
-        at: "2026-11-21T00:00:00Z".into(),
-    }
+    PreseedRecord::new(
+        PreseedOutcome::NothingToRestore,
+        PreseedStep::Done,
+        jiff::Timestamp::UNIX_EPOCH,
+    )
     .write(&machine.path("state"))?;
     machine.init(&[])?.expect_success()?;
     Ok(())

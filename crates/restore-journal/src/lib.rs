@@ -103,6 +103,33 @@ impl Places {
         durable_file::replace(&self.journal, &text)
     }
 
+    /// Gives the restored cluster its name, and what had that name the name `kept`; then the restore is
+    /// complete. To be called in [`Step::Swapping`], by the holder of the lock.
+    ///
+    /// Each of the two renames can be found done: this is also how an interrupted one goes on.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a directory cannot be renamed, and when there is something in the way that has no name
+    /// to be kept under and is not empty. Nothing is lost; the next call goes on.
+    pub fn swap(&self, kept: Option<&Path>) -> Result<()> {
+        if let Some(kept) = kept
+            && self.staging.is_dir()
+            && fs::symlink_metadata(&self.destination).is_ok()
+        {
+            durable_file::move_to_new_name(&self.destination, kept)?;
+        }
+        if self.staging.is_dir() {
+            if kept.is_none() && self.destination.is_dir() {
+                // An empty directory, or remove_dir refuses.
+                fs::remove_dir(&self.destination)
+                    .with_context(|| format!("remove \"{}\"", self.destination.display()))?;
+            }
+            durable_file::move_to_new_name(&self.staging, &self.destination)?;
+        }
+        self.remove_journal()
+    }
+
     /// Removes the journal, durably: the restore is complete or given up.
     ///
     /// # Errors
@@ -133,6 +160,39 @@ mod tests {
         }
         places.remove_journal().unwrap();
         assert_eq!(places.read_journal().unwrap(), None);
+    }
+
+    #[test]
+    fn a_swap_goes_on_from_wherever_it_was_interrupted() {
+        for done in 0..3 {
+            let directory = tempfile::tempdir().unwrap();
+            let places = Places::beside(&directory.path().join("16"));
+            let kept = directory.path().join("16.kept");
+            for (path, text) in [(&places.staging, "new"), (&places.destination, "old")] {
+                fs::create_dir(path).unwrap();
+                fs::write(path.join("PG_VERSION"), text).unwrap();
+            }
+            places
+                .write_journal(&Journal {
+                    step: Step::Swapping,
+                    kept: Some(kept.clone()),
+                    tablespaces: Vec::new(),
+                })
+                .unwrap();
+            if done > 0 {
+                durable_file::move_to_new_name(&places.destination, &kept).unwrap();
+            }
+            if done > 1 {
+                durable_file::move_to_new_name(&places.staging, &places.destination).unwrap();
+            }
+            places.swap(Some(&kept)).unwrap();
+            let text = |path: &Path| fs::read_to_string(path.join("PG_VERSION")).unwrap();
+            assert_eq!(
+                (text(&places.destination), text(&kept)),
+                ("new".into(), "old".into())
+            );
+            assert_eq!(places.read_journal().unwrap(), None);
+        }
     }
 
     #[test]

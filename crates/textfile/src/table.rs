@@ -27,17 +27,20 @@ pub enum Writer {
     Dump,
     /// `pg-drill`.
     RestoreDrill,
+    /// `pg-preseed`.
+    Preseed,
 }
 
 impl Writer {
     /// Every writer.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Health,
         Self::Backup,
         Self::Prune,
         Self::Databases,
         Self::Dump,
         Self::RestoreDrill,
+        Self::Preseed,
     ];
 
     /// Its word in the names of its files: `health` in `postgresql_health_main.prom`.
@@ -50,6 +53,7 @@ impl Writer {
             Self::Databases => "databases",
             Self::Dump => "dump",
             Self::RestoreDrill => "restore_drill",
+            Self::Preseed => "preseed",
         }
     }
 
@@ -63,6 +67,7 @@ impl Writer {
             Self::Databases => "pg-provision",
             Self::Dump => "pg-dump-database",
             Self::RestoreDrill => "pg-drill",
+            Self::Preseed => "pg-preseed",
         }
     }
 
@@ -74,6 +79,7 @@ impl Writer {
             Self::Backup | Self::Prune | Self::Databases | Self::Dump | Self::RestoreDrill => {
                 "at the end of every run"
             }
+            Self::Preseed => "when it begins to fill a data directory, and at the end of that",
         }
     }
 }
@@ -291,6 +297,16 @@ metrics! {
             "Whether the canary has shown that the restore ended at the right transaction";
         DRILL_RELATIONS = "postgresql_restore_drill_relations_checked" [] Truth,
             "Whether pg_amcheck has found tables and indexes sound";
+    }
+    Preseed {
+        PRESEED_STATUS = "postgresql_preseed_status" ["source"] Truth,
+            "1 for the source that the data directory was filled from, or for empty if the server may start without data; 0 for none while nothing has come of it";
+        PRESEED_LAST_DURATION = "postgresql_preseed_last_duration_seconds" [] Seconds,
+            "How long the last run took that had something to do; absent while it runs";
+        PRESEED_LAST_COMPLETION = "postgresql_preseed_last_completion_timestamp" [] Timestamp,
+            "When the last run ended that filled the data directory, or proved that there is nothing to fill it with";
+        PRESEED_RESTORED = "postgresql_preseed_restored_bytes" [] Bytes,
+            "Content of what was restored; absent if nothing was";
     }
 }
 

@@ -120,6 +120,7 @@ fn a_tablespace_that_was_moved_before_does_not_grow_its_name() {
         no_start: false,
         yes: false,
         no_backup: false,
+        as_standby: false,
         json: false,
     };
     let tablespace = Tablespace {

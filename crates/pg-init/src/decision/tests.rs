@@ -85,6 +85,7 @@ fn record(system_identifier: SystemIdentifier) -> InstanceRecord {
         archive_directory: "/var/lib/postgresql/main-wal".into(),
         base_backup_directory: Some("/var/backup/postgresql/main".into()),
         since: "2026-11-21T00:00:00Z".into(),
+        archived: None,
     }
 }
 
@@ -213,7 +214,7 @@ fn s19_no_cluster_is_made_before_the_preseed_has_shown_that_there_is_nothing() {
     for preseed in [
         None,
         Some(PreseedOutcome::Begun),
-        Some(PreseedOutcome::NotNeeded),
+        Some(PreseedOutcome::Failed),
         Some(PreseedOutcome::Restored),
     ] {
         let facts = Facts {
@@ -227,11 +228,16 @@ fn s19_no_cluster_is_made_before_the_preseed_has_shown_that_there_is_nothing() {
             "see what it says: `journalctl --unit=preseed-postgresql-main.service`",
         );
     }
-    let facts = Facts {
-        preseed: Some(PreseedOutcome::NothingToRestore),
-        ..new_machine()
-    };
-    assert!(decide(&with_preseed, &facts).unwrap().make_cluster);
+    for preseed in [
+        PreseedOutcome::NothingToRestore,
+        PreseedOutcome::EmptyWithoutProof,
+    ] {
+        let facts = Facts {
+            preseed: Some(preseed),
+            ..new_machine()
+        };
+        assert!(decide(&with_preseed, &facts).unwrap().make_cluster);
+    }
 }
 
 #[test]

@@ -1,16 +1,14 @@
-//! Root's way of working on an instance: as the user whom its data belongs to.
-
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use nix::unistd::{Uid, User, initgroups, setgid, setuid};
-use settings::Settings;
 use tool::Hinted;
 
-/// Gives up root's rights for those of the owner of the data directory, for good. Whoever is not root
-/// stays who they are.
+/// Gives up root's rights for those of the owner of the data directory `data`, for good. Whoever is not
+/// root stays who they are. Where there is no such directory yet, the owner of the one above counts.
 ///
 /// What root would write the server could not read, PostgreSQL's programs do not run as root, and the
 /// server lets its own user in over the socket. Paths of the command line have to be absolute by now:
@@ -19,11 +17,10 @@ use tool::Hinted;
 /// # Errors
 ///
 /// Fails when the owner cannot be found, is root, or cannot be become.
-pub fn become_owner(settings: &Settings) -> Result<()> {
+pub fn become_owner(data: &Path) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    let data = &settings.postgresql.data_directory;
     let above = data.parent().unwrap_or(data);
     let owner = fs::metadata(data)
         .or_else(|_| fs::metadata(above))
