@@ -53,10 +53,19 @@
       callees = {
         backstay = [
           "pg-base-backup"
+          "pg-preseed"
           "pg-restore-wal"
         ];
         pg-drill = [ "backstay" ];
+        pg-init = [ "backstay" ];
+        pg-preseed = [
+          "pg-base-backup"
+          "pg-restore-wal"
+        ];
       };
+
+      # Programs that come with another one in the same derivation: each of the two calls the other, and derivations cannot.
+      companions.pg-preseed = [ "backstay" ];
 
       # One derivation for each program, so that a host that runs two of them has the closures of two. None links libzfs: a ZFS
       # upgrade must not stop archiving, and what changes datasets runs the `zfs` of the booted system.
@@ -67,10 +76,10 @@
           version = (lib.importTOML ./Cargo.toml).workspace.package.version;
           src = source;
           cargoLock.lockFile = ./Cargo.lock;
-          cargoBuildFlags = [
+          cargoBuildFlags = lib.concatMap (package: [
             "--package"
-            program
-          ];
+            package
+          ]) ([ program ] ++ companions.${program} or [ ]);
           # All crates are tested together, as a check of this flake.
           doCheck = false;
           postInstall = lib.concatMapStrings (callee: ''
