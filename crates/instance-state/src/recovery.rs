@@ -29,13 +29,18 @@ pub struct RecoveryRecord {
 }
 
 /// How far a declared recovery has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RecoveryState {
     /// It was begun.
     Begun,
     /// The cluster in the data directory is the recovered one, or one that came after it.
     Done,
+    /// It was tried and has failed. The cluster is what it was.
+    Failed {
+        /// Why.
+        why: String,
+    },
 }
 
 impl RecoveryRecord {

@@ -12,11 +12,13 @@ mod configuration;
 mod decision;
 mod look;
 mod new_cluster;
+mod recovery;
 
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use archive::{Archive, Cluster};
 use base_backups::Repository;
 use clap::Parser;
@@ -55,23 +57,36 @@ struct Cli {
 
 fn main() -> ExitCode {
     tool::run(PROGRAM, |cli: Cli| {
-        let settings = tool::read_settings(&cli.config)?;
+        let config = std::path::absolute(&cli.config)
+            .with_context(|| format!("find \"{}\"", cli.config.display()))?;
+        let settings = tool::read_settings(&config)?;
         if !cli.check_config {
-            prepare(&settings, cli.plan)?;
+            prepare(&config, &settings, cli.plan)?;
         }
         Ok(ExitCode::SUCCESS)
     })
 }
 
 /// Looks, decides and does it.
-fn prepare(settings: &Settings, plan_only: bool) -> Result<()> {
+fn prepare(config: &Path, settings: &Settings, plan_only: bool) -> Result<()> {
     look::check_user()?;
     data_directory::check_mounts(&settings.postgresql.required_mounts)?;
     look::check_config_file(settings)?;
+    if !plan_only {
+        recovery::resume(config, settings)?;
+    }
     let facts = Facts::gather(settings)?;
     let decision = decision::decide(settings, &facts)?;
     if plan_only {
-        return tool::print(&decision.text(settings));
+        let mut text = decision.text(settings);
+        if let Some(declared) = recovery::pending(settings)? {
+            let _ = writeln!(
+                text,
+                "recover  it to {}, once, as recovery \"{}\"",
+                declared.target, declared.id
+            );
+        }
+        return tool::print(&text);
     }
     for warning in &decision.warnings {
         tool::log(Level::Warning, format_args!("{warning}"));
@@ -88,6 +103,8 @@ fn prepare(settings: &Settings, plan_only: bool) -> Result<()> {
             .into());
         }
         new_cluster::make(settings, facts.programs_major, &lock)?;
+    } else {
+        recovery::apply(config, settings)?;
     }
     let cluster = cluster_on_disk(settings)?;
     admit_wal(settings, decision.archive, &cluster)?;

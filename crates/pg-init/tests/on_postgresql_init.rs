@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use archive::Archive;
 use base_backups::Repository;
 use command::Command;
-use instance_state::{InstanceRecord, PreseedOutcome, PreseedRecord, PreseedStep};
+use instance_state::{
+    InstanceRecord, PreseedOutcome, PreseedRecord, PreseedStep, RecoveryRecord, RecoveryState,
+};
 use restore_journal::{Journal, Places, Step};
 use testbed::{ClusterOptions, Run, Testbed};
 
@@ -663,5 +665,168 @@ fn initdb_that_a_killed_run_left_behind_is_not_worked_against() -> Result<()> {
     ensure!(!machine.data().exists());
     fs::write(&go_on, "")?;
     orphan.wait()?;
+    Ok(())
+}
+
+/// A machine whose ledger of numbers goes on after a moment, which is returned, all of it archived.
+fn with_history() -> Result<(Machine, String)> {
+    let machine = Machine::new()?;
+    machine.init(&[])?.expect_success()?;
+    machine.pg_ctl("start")?;
+    machine.psql("CREATE TABLE rows AS SELECT generate_series(1, 100) AS i")?;
+    Run::of(
+        &testbed::program("pg-base-backup")?
+            .arg("--config")
+            .arg(machine.settings()),
+    )?
+    .expect_success()?;
+    machine.psql("INSERT INTO rows VALUES (101)")?;
+    let moment = machine.psql("SELECT clock_timestamp() AT TIME ZONE 'UTC'")?;
+    machine.psql("INSERT INTO rows VALUES (102)")?;
+    machine.pg_ctl("stop")?;
+    Ok((machine, format!("{moment} UTC")))
+}
+
+#[test]
+fn a_declared_recovery_is_done_once_and_never_again() -> Result<()> {
+    let (machine, moment) = with_history()?;
+    let declared = serde_json::json!({ "id": "before-the-mistake", "target": moment });
+    machine.declare("recovery", declared)?;
+    let plan = machine.init(&["--plan"])?.expect_success()?;
+    ensure!(
+        plan.stdout
+            .contains("once, as recovery \"before-the-mistake\""),
+        "{}",
+        plan.stdout
+    );
+    let run = machine.init(&[])?.expect_success()?;
+    ensure!(
+        run.stderr
+            .contains("recovery \"before-the-mistake\" is done and will not be done again"),
+        "{}",
+        run.stderr
+    );
+    ensure!(instance_state::base_backup_request(&machine.path("state")).exists());
+    let rows = || machine.psql("SELECT count(*) || '/' || max(i) FROM rows");
+    machine.pg_ctl("start")?;
+    assert_eq!(rows()?, "101/101");
+    machine.psql("INSERT INTO rows VALUES (200)")?;
+    machine.pg_ctl("stop")?;
+
+    let run = machine.init(&[])?.expect_success()?;
+    assert_eq!(run.stderr, "");
+    // As a power cut leaves it that came before the last word.
+    let state = machine.path("state");
+    let mut record = RecoveryRecord::read(&state)?.context("a record")?;
+    record.state = RecoveryState::Begun;
+    record.write(&state)?;
+    machine.init(&[])?.expect_success()?;
+    assert_eq!(
+        RecoveryRecord::read(&state)?.map(|record| record.state),
+        Some(RecoveryState::Done)
+    );
+    machine.pg_ctl("start")?;
+    assert_eq!(rows()?, "102/200");
+    machine.pg_ctl("stop")?;
+    Ok(())
+}
+
+#[test]
+fn a_declared_recovery_that_cannot_be_done_changes_nothing_and_says_so_each_time() -> Result<()> {
+    let (machine, _) = with_history()?;
+    let cluster_files = || -> Result<_> {
+        let mut found = machine.snapshot()?;
+        found.retain(|path, _| path.starts_with(machine.data()));
+        Ok(found)
+    };
+    let before = cluster_files()?;
+    let declare = |target: &str| {
+        let declared = serde_json::json!({ "id": "too-early", "target": target });
+        machine.declare("recovery", declared)
+    };
+    declare("2020-01-01 00:00 UTC")?;
+    for _ in 0..2 {
+        let run = machine.init(&[])?.expect_code(1)?;
+        ensure!(
+            run.stderr
+                .contains("recovery \"too-early\" to 2020-01-01 00:00 UTC was not done: ")
+                && run
+                    .stderr
+                    .contains("hint: the cluster is as it was: leave out recovery"),
+            "{}",
+            run.stderr
+        );
+    }
+    let after = cluster_files()?;
+    ensure!(after == before, "something was changed");
+    // One that was begun and has failed is not tried again.
+    let state = machine.path("state");
+    RecoveryRecord {
+        format: RecoveryRecord::FORMAT,
+        id: "too-early".into(),
+        target: "latest".into(),
+        state: RecoveryState::Failed {
+            why: "a WAL file is damaged".into(),
+        },
+        from_timeline: wal::TimelineId::FIRST,
+        at: jiff::Timestamp::UNIX_EPOCH,
+    }
+    .write(&state)?;
+    declare("latest")?;
+    machine.refuses(
+        "recovery \"too-early\" to latest was not done: a WAL file is damaged",
+        "with another id",
+    )?;
+    machine.declare("recovery", serde_json::Value::Null)?;
+    machine.init(&[])?.expect_success()?;
+    machine.pg_ctl("start")?;
+    assert_eq!(machine.psql("SELECT count(*) FROM rows")?, "102");
+    machine.pg_ctl("stop")?;
+    Ok(())
+}
+
+#[test]
+fn a_declared_recovery_that_was_interrupted_goes_on() -> Result<()> {
+    let (machine, moment) = with_history()?;
+    let declared = serde_json::json!({ "id": "again", "target": moment });
+    machine.declare("recovery", declared)?;
+    let state = machine.path("state");
+    let begun = RecoveryRecord {
+        format: RecoveryRecord::FORMAT,
+        id: "again".into(),
+        target: moment,
+        state: RecoveryState::Begun,
+        from_timeline: wal::TimelineId::FIRST,
+        at: jiff::Timestamp::UNIX_EPOCH,
+    };
+    // Half a restore is beside the cluster.
+    begun.write(&state)?;
+    let places = Places::beside(&machine.data());
+    fs::create_dir(&places.staging)?;
+    let journal = Journal {
+        step: Step::Building,
+        kept: None,
+        tablespaces: Vec::new(),
+    };
+    places.write_journal(&journal)?;
+    machine.init(&[])?.expect_success()?;
+    machine.pg_ctl("start")?;
+    assert_eq!(machine.psql("SELECT max(i) FROM rows")?, "101");
+    machine.pg_ctl("stop")?;
+    // A whole one only lacks its name.
+    begun.write(&state)?;
+    durable_file::move_to_new_name(&machine.data(), &places.staging)?;
+    places.write_journal(&Journal {
+        step: Step::Swapping,
+        ..journal
+    })?;
+    machine.init(&[])?.expect_success()?;
+    assert_eq!(
+        RecoveryRecord::read(&state)?.map(|record| record.state),
+        Some(RecoveryState::Done)
+    );
+    machine.pg_ctl("start")?;
+    assert_eq!(machine.psql("SELECT max(i) FROM rows")?, "101");
+    machine.pg_ctl("stop")?;
     Ok(())
 }
