@@ -1,9 +1,11 @@
 //! Asks what can be restored, and restores it: the program for a person.
 
 mod archive_command;
+mod branch;
 mod check_config;
 mod control;
 mod copied;
+mod extract;
 mod find;
 mod instance;
 mod locate;
@@ -85,6 +87,16 @@ enum Command {
         #[arg(long, requires = "plan")]
         json: bool,
     },
+    /// Have a cluster as it was at a moment, running beside the instance
+    #[command(subcommand)]
+    Branch(BranchCommand),
+    /// Get a database or some of its tables as they were at a moment, as a file for `pg_restore`
+    Extract {
+        #[command(flatten)]
+        instance: InstanceArguments,
+        #[command(flatten)]
+        arguments: extract::Arguments,
+    },
     /// Get what a restore needs out of a restic repository, without restoring it
     Fetch {
         #[command(flatten)]
@@ -111,6 +123,31 @@ enum Command {
     Control {
         #[command(flatten)]
         instance: InstanceArguments,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum BranchCommand {
+    /// Make one and start its server
+    Create {
+        #[command(flatten)]
+        instance: InstanceArguments,
+        #[command(flatten)]
+        arguments: branch::CreateArguments,
+    },
+    /// List those that there are
+    List {
+        #[command(flatten)]
+        instance: InstanceArguments,
+        #[command(flatten)]
+        arguments: branch::ListArguments,
+    },
+    /// Stop one and remove it
+    Destroy {
+        #[command(flatten)]
+        instance: InstanceArguments,
+        #[command(flatten)]
+        arguments: branch::DestroyArguments,
     },
 }
 
@@ -205,6 +242,11 @@ fn main() -> ExitCode {
                 "could not fill the data directory",
                 preseed(instance, *plan, *json),
             ),
+            Command::Branch(command) => branch(command),
+            Command::Extract {
+                instance,
+                arguments,
+            } => ("could not extract", extract(instance, arguments)),
             Command::Fetch {
                 instance,
                 arguments,
@@ -242,6 +284,44 @@ fn main() -> ExitCode {
             }
         })
     })
+}
+
+/// Extracts.
+fn extract(instance: &InstanceArguments, arguments: &extract::Arguments) -> Result<()> {
+    extract::extract(&instance.open()?, arguments)
+}
+
+/// Does something about branches; returns what could not be done otherwise, and whether it was done.
+fn branch(command: &BranchCommand) -> (&'static str, Result<()>) {
+    match command {
+        BranchCommand::Create {
+            instance,
+            arguments,
+        } => (
+            "could not make the branch",
+            instance
+                .open()
+                .and_then(|instance| branch::create(&instance, arguments)),
+        ),
+        BranchCommand::List {
+            instance,
+            arguments,
+        } => (
+            "could not list the branches",
+            instance
+                .settings_for_owner()
+                .and_then(|settings| branch::list(&settings, arguments)),
+        ),
+        BranchCommand::Destroy {
+            instance,
+            arguments,
+        } => (
+            "could not destroy the branch",
+            instance
+                .settings_for_owner()
+                .and_then(|settings| branch::destroy(&settings, arguments)),
+        ),
+    }
 }
 
 /// Restores, with root's help where systemd runs the server.

@@ -115,6 +115,47 @@ pub struct Arguments {
     /// Print what was done as JSON
     #[arg(long)]
     json: bool,
+
+    /// Where tablespaces go that are not mapped, each into a directory named by its number.
+    #[arg(skip)]
+    tablespace_directory: Option<PathBuf>,
+}
+
+/// Which moment, and what to begin with: what a restore beside the server is asked for.
+#[derive(Debug, clap::Args)]
+pub struct Moment {
+    /// The moment: "10 minutes ago", "2026-10-11 14:30 Europe/Berlin", xid:742, lsn:0/7000028,
+    /// `name:before_upgrade`, latest or immediate
+    #[arg(long, value_name = "TARGET")]
+    at: String,
+
+    /// Stop just before the target instead of just after it
+    #[arg(long)]
+    exclusive: bool,
+
+    /// Which timeline to follow: latest, current or a number
+    #[arg(long, value_name = "TIMELINE", default_value = "latest")]
+    timeline: TimelineChoice,
+
+    /// What to begin with: directory:DIR for a copy of the data directory as it was at one moment, such
+    /// as a snapshot [default: base backups of this machine]
+    #[arg(long, value_name = "SOURCE", value_parser = parse_directory)]
+    from: Option<PathBuf>,
+}
+
+impl Moment {
+    /// The moment, as it was written.
+    pub fn target(&self) -> &str {
+        &self.at
+    }
+}
+
+/// Reads `directory:DIR`.
+fn parse_directory(text: &str) -> Result<PathBuf, String> {
+    match text.parse()? {
+        Origin::Directory(directory) => Ok(directory),
+        Origin::OffSite(_) => Err("write it as directory:DIR; for restic, get base backups and WAL with `backstay fetch` first".into()),
+    }
 }
 
 /// Reads a mapping as `pg_basebackup` does: an equals sign that is part of a directory has a backslash
@@ -211,7 +252,7 @@ enum Beginning {
 /// What was done.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Outcome {
+pub struct Outcome {
     plan: Plan,
     new_timeline: u32,
     ended_at: Lsn,
@@ -228,6 +269,33 @@ struct Planned {
     recovery: RecoveryTarget,
     choice: Choice,
     point: StartingPoint,
+}
+
+impl Outcome {
+    /// Where the recovery ended.
+    pub fn ended_at(&self) -> Lsn {
+        self.ended_at
+    }
+
+    /// The target in full, and why it is not the one that was asked for, if so.
+    pub fn target(&self) -> (&str, Option<&str>) {
+        (&self.plan.target, self.plan.note.as_deref())
+    }
+
+    /// What it began with, in words.
+    pub fn beginning(&self) -> String {
+        self.plan.beginning()
+    }
+}
+
+impl Plan {
+    /// What it begins with, in words.
+    fn beginning(&self) -> String {
+        match &self.starting_point {
+            Beginning::BaseBackup { .. } => format!("base backup {}", self.chain.join(" + ")),
+            Beginning::Copy { directory } => format!("copy {}", directory.display()),
+        }
+    }
 }
 
 impl Arguments {
@@ -311,6 +379,46 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
     };
     drop(sources);
     finish(instance, arguments, &outcome)
+}
+
+/// Restores the cluster as it was at `moment` into the new directory `into`, and its tablespaces into
+/// `tablespaces`. Nothing is printed and nobody is asked; the server is left alone.
+///
+/// # Errors
+///
+/// Fails as a restore does. What was made by then remains, with the journal of the restore.
+pub fn restore_beside(
+    instance: &Instance,
+    moment: &Moment,
+    into: &Path,
+    tablespaces: &Path,
+) -> Result<Outcome> {
+    let arguments = Arguments {
+        to: moment.at.clone(),
+        exclusive: moment.exclusive,
+        timeline: moment.timeline,
+        into: Some(into.to_owned()),
+        from: moment.from.clone().map(Origin::Directory),
+        tablespace_from: Vec::new(),
+        tablespace_mapping: Vec::new(),
+        plan: false,
+        abandon: false,
+        no_start: false,
+        as_standby: false,
+        yes: true,
+        no_backup: true,
+        json: false,
+        tablespace_directory: Some(tablespaces.to_owned()),
+    };
+    let wal = instance.wal()?;
+    let sources = Sources::open(instance, &arguments, &wal.0)?;
+    let found = Found::new(wal, &sources);
+    let staging = Staging::take(into)?;
+    let planned = plan(instance, &arguments, &sources, &found, into)?;
+    let present = &instance.settings.postgresql.data_directory;
+    let outcome = build(instance, &sources, &staging, planned, false, present)?;
+    stay_out_of_the_archive(into)?;
+    Ok(outcome)
 }
 
 /// Refuses to exchange the data directory of a server that runs and is not to be stopped.
@@ -594,6 +702,9 @@ fn place_tablespaces(
             .map(|(_, new)| new.clone());
         let place = match mapped {
             Some(new) => new,
+            None if let Some(directory) = &arguments.tablespace_directory => {
+                directory.join(tablespace.oid.to_string())
+            }
             None if arguments.into.is_none() => {
                 let old = tablespace.location.display().to_string();
                 let stem = old.split(MOVED).next().unwrap_or(&old);
@@ -638,13 +749,10 @@ fn text(plan: &Plan, beside: bool) -> Result<String> {
     if let Some(note) = &plan.note {
         writeln!(text, "                  ({note})")?;
     }
-    let beginning = match &plan.starting_point {
-        Beginning::BaseBackup { .. } => format!("base backup {}", plan.chain.join(" + ")),
-        Beginning::Copy { directory } => format!("copy {}", directory.display()),
-    };
     writeln!(
         text,
-        "  starting point  {beginning}, consistent at {} ({})",
+        "  starting point  {}, consistent at {} ({})",
+        plan.beginning(),
         plan.consistent_at,
         instant(plan.consistent_time)
     )?;

@@ -30,13 +30,16 @@ fn the_guides_do_what_they_say() -> Result<()> {
         .context("programs have a directory")?;
     let first = commands(include_str!("../../../docs/guides/first-restore.md"));
     let night = commands(include_str!("../../../docs/guides/at-3-am.md"));
+    let yesterday = commands(include_str!("../../../docs/guides/look-at-yesterday.md"));
+    let table = commands(include_str!("../../../docs/guides/one-table-back.md"));
     ensure!(first.lines().count() > 20 && night.lines().count() > 5);
-    // The night guide is for a server that runs: it comes before the last command of the first.
+    ensure!(yesterday.lines().count() > 6 && table.lines().count() > 6);
+    // The others are for a server that runs: they come before the last command of the first.
     let (setup, stop) = first
         .trim_end()
         .rsplit_once('\n')
         .context("the first guide has commands")?;
-    let script = format!("set -euo pipefail\n{setup}\n{night}\n{stop}\n");
+    let script = format!("set -euo pipefail\n{setup}\n{night}\n{yesterday}\n{table}\n{stop}\n");
     let path = format!(
         "{}:{}:/usr/bin:/bin",
         programs.display(),
@@ -55,5 +58,13 @@ fn the_guides_do_what_they_say() -> Result<()> {
         "{}",
         run.stdout
     );
+    // The rows of yesterday, and those of the table that came back.
+    for count in ["100", "1001"] {
+        ensure!(
+            run.stdout.lines().any(|line| line.trim() == count),
+            "{}",
+            run.stdout
+        );
+    }
     Ok(())
 }

@@ -197,6 +197,24 @@ impl Cluster {
         Ok(cluster)
     }
 
+    pub(crate) fn take_over(
+        server: &Server,
+        data: &Path,
+        socket: &Path,
+        port: u16,
+        settings: &Path,
+    ) -> Self {
+        Self {
+            server: server.clone(),
+            home: data.parent().unwrap_or(data).to_owned(),
+            data: data.to_owned(),
+            socket: socket.to_owned(),
+            port,
+            settings: settings.to_owned(),
+            made_with: Vec::new(),
+        }
+    }
+
     fn initdb(&self, options: &ClusterOptions) -> Command {
         let initdb = self
             .server

@@ -132,6 +132,12 @@ impl Testbed {
     pub fn adopt(&self, data: &Path, settings: &Path) -> Result<Cluster> {
         Cluster::adopt(&self.server, data, settings)
     }
+
+    /// Takes over a cluster whose server something else has started, with its socket in `socket`.
+    #[must_use]
+    pub fn take_over(&self, data: &Path, socket: &Path, port: u16, settings: &Path) -> Cluster {
+        Cluster::take_over(&self.server, data, socket, port, settings)
+    }
 }
 
 impl Drop for Testbed {

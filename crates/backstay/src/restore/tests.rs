@@ -122,6 +122,7 @@ fn a_tablespace_that_was_moved_before_does_not_grow_its_name() {
         no_backup: false,
         as_standby: false,
         json: false,
+        tablespace_directory: None,
     };
     let tablespace = Tablespace {
         oid: 16400,
