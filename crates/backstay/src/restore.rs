@@ -416,7 +416,7 @@ pub fn restore_beside(
     let staging = Staging::take(into)?;
     let planned = plan(instance, &arguments, &sources, &found, into)?;
     let present = &instance.settings.postgresql.data_directory;
-    let outcome = build(instance, &sources, &staging, planned, false, present)?;
+    let outcome = build(instance, &sources, &staging, planned, &arguments, present)?;
     stay_out_of_the_archive(into)?;
     Ok(outcome)
 }
