@@ -345,17 +345,27 @@ let
       job,
     }:
     let
+      asOwner = isOwner instance job;
       note =
         moment:
-        "-"
-        + blib.execStart [
-          (blib.program "pg-off-site")
-          "--config"
-          instance.paths.settingsFile
-          "--repository=${repository.name}"
-          "--content=${content}"
-          "--${moment}"
-        ];
+        # The notes are the instance's. Somebody else's job writes them in its name, outside of the
+        # sandbox, in which nobody becomes another.
+        (if asOwner then "-" else "-+")
+        + blib.execStart (
+          lib.optionals (!asOwner) [
+            "${pkgs.util-linux}/bin/runuser"
+            "--user=${instance.user}"
+            "--"
+          ]
+          ++ [
+            (blib.program "pg-off-site")
+            "--config"
+            instance.paths.settingsFile
+            "--repository=${repository.name}"
+            "--content=${content}"
+            "--${moment}"
+          ]
+        );
     in
     lib.nameValuePair "restic-backups-${job}" {
       serviceConfig = {
@@ -434,12 +444,8 @@ in
 
     systemd.services = lib.mkMerge [
       (lib.mapAttrs' serverUnit readingOffSite)
-      # A job that a user has switched off is no unit, and one that runs as somebody else cannot write notes.
-      (lib.listToAttrs (
-        map noting (
-          lib.filter (copy: restic.jobs.${copy.job}.enable && isOwner copy.instance copy.job) copies
-        )
-      ))
+      # A job that a user has switched off is no unit.
+      (lib.listToAttrs (map noting (lib.filter (copy: restic.jobs.${copy.job}.enable) copies)))
       (lib.mapAttrs' baseBackupUnit backedUp)
       (lib.mapAttrs' pruneUnit archiving)
     ];

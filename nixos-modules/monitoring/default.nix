@@ -130,11 +130,10 @@ let
       usesRestic = repositories != [ ];
       isDirectory = lib.any (repository: restic.isDirectory repository.url) repositories;
       usesNetwork = lib.any (repository: !restic.isDirectory repository.url) repositories;
-      reading =
-        (if isDirectory then privileges.readingEverything else lib.id) (
-          if usesNetwork then blib.hardening.network else blib.hardening.helper
-        );
-      preset = if uses "snapshot" then privileges.readingSnapshots reading else reading;
+      # A snapshot is read as files below .zfs, which belong to the server's user.
+      preset = (if isDirectory then privileges.readingEverything else lib.id) (
+        if usesNetwork then blib.hardening.network else blib.hardening.helper
+      );
     in
     lib.nameValuePair "postgresql-restore-drill-${name}" (
       lib.mkMerge [
@@ -168,14 +167,11 @@ let
             lib.optional usesNetwork "network-online.target" ++ lib.optional isDirectory "remote-fs.target";
           onFailure = notifications.onFailure "postgresql-drill-failure";
           onSuccess = notifications.onSuccess "postgresql-drill-failure";
-          path =
-            lib.optionals usesRestic [
-              pkgs.restic
-              # For repositories behind sftp.
-              pkgs.openssh
-            ]
-            # The userland that came with the running kernel's module; another version may not speak to it.
-            ++ lib.optional (uses "snapshot") "/run/booted-system/sw";
+          path = lib.optionals usesRestic [
+            pkgs.restic
+            # For repositories behind sftp.
+            pkgs.openssh
+          ];
           serviceConfig = lib.mkMerge [
             {
               # A rehearsal leaves the disks and the processors to the real thing.

@@ -10,6 +10,7 @@ use base_backups::{Record, Repository};
 use cluster::Programs;
 use command::Command;
 use instance_state::{DrillFailure, DrillFindings, DrillReason};
+use jiff::Timestamp;
 use restore_plan::Window;
 use serde::{Deserialize, Serialize};
 use settings::{Drill, DrillSource, Settings};
@@ -22,6 +23,10 @@ use crate::failed::{Because as _, Failed};
 use crate::moment::{self, Moment, Shown};
 use crate::scratch::{Scratch, free_bytes};
 use crate::server::Copy;
+use crate::snapshot;
+
+/// How many of the newest snapshots are looked at: they may be minutes apart, and the archive an hour behind.
+const SNAPSHOTS_TRIED: usize = 24;
 
 /// What an attempt came to.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,8 +47,19 @@ struct Restored {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RestorePlan {
-    base_backup: String,
+    /// Nothing for a restore that begins with a copy of the data directory.
+    base_backup: Option<String>,
+    consistent_at: Lsn,
+    consistent_time: Timestamp,
     content_bytes: u64,
+}
+
+/// A snapshot to begin with.
+struct Snapshot {
+    /// The data directory in it.
+    directory: PathBuf,
+    /// When a copy of it is consistent.
+    plan: RestorePlan,
 }
 
 /// Makes the attempt and writes what it came to into the file `outcome`.
@@ -95,21 +111,13 @@ impl Attempt<'_> {
     ) -> Result<(), Failed> {
         let begin = Instant::now();
         match source {
-            DrillSource::Local => {}
+            DrillSource::Local | DrillSource::Snapshot => {}
             DrillSource::Restic => {
                 self.settings = self.fetch(config).because(DrillReason::SourceFailed)?;
             }
-            DrillSource::Snapshot => {
-                return Err(Failed::new(
-                    DrillReason::NotPossible,
-                    Hinted::new(
-                        "`backstay restore` begins with base backups, so a restore from a snapshot cannot be rehearsed",
-                        "leave \"snapshot\" out of drill.sources",
-                    ),
-                ));
-            }
         }
         let fetch = begin.elapsed();
+        let from_snapshot = source == DrillSource::Snapshot;
         let source = self.open().because(DrillReason::SourceFailed)?;
         if !source.windows.iter().any(moment::is_whole) {
             check_gaps(&source.windows)?;
@@ -124,15 +132,29 @@ impl Attempt<'_> {
                 ),
             ));
         }
-        self.check_space(&source).because(DrillReason::NoSpace)?;
-        self.verify_wal(&source, findings)?;
         let config = self.write_settings()?;
-        let moment = self.pick(&config)?;
+        let snapshot = if from_snapshot {
+            Some(self.newest_snapshot(&config, &source)?)
+        } else {
+            None
+        };
+        let content = match &snapshot {
+            Some(snapshot) => snapshot.plan.content_bytes,
+            None => largest(&source.records),
+        };
+        self.check_space(content).because(DrillReason::NoSpace)?;
+        self.verify_wal(&source, findings)?;
+        let moment = self.pick(&config, snapshot.as_ref())?;
         findings.target = Some(moment.target());
 
         let begin = Instant::now();
-        let restored = self.restore(&config, &source, &moment)?;
-        findings.base_backup = Some(restored.plan.base_backup.clone());
+        let restored = self.restore(&config, &source, snapshot.as_ref(), &moment)?;
+        findings.base_backup.clone_from(&restored.plan.base_backup);
+        if let Some(snapshot) = &snapshot {
+            findings
+                .notes
+                .push(format!("began with \"{}\"", snapshot.directory.display()));
+        }
         findings.ended_at = Some(restored.ended_at);
         findings.restored_bytes = Some(restored.plan.content_bytes);
         let restore = begin.elapsed();
@@ -206,14 +228,42 @@ impl Attempt<'_> {
         })
     }
 
-    /// Refuses to begin what would not fit, whichever base backup it will be.
-    fn check_space(&self, source: &Source) -> Result<()> {
-        let mut content = 0;
-        for record in &source.records {
-            if let Ok(chain) = record.chain(&source.records) {
-                content = content.max(chain.iter().map(|link| link.content_bytes).sum());
+    /// The newest snapshot whose own WAL ends in what the archive has. A later one has nothing in the
+    /// archive that its restore could be judged by.
+    fn newest_snapshot(&self, config: &Path, source: &Source) -> Result<Snapshot, Failed> {
+        let end = source
+            .windows
+            .iter()
+            .max_by_key(|window| (window.timeline, window.to))
+            .map_or(Lsn(0), |window| window.to);
+        let snapshots = snapshot::of(&self.settings.postgresql.data_directory)
+            .because(DrillReason::NothingToRestore)?;
+        for directory in snapshots.into_iter().take(SNAPSHOTS_TRIED) {
+            let said = self
+                .backstay("restore", config)?
+                .args(["--to", "latest", "--plan", "--json", "--from"])
+                .arg(from_directory(&directory))
+                .arg("--into")
+                .arg(self.scratch.cluster())
+                .run()
+                .because(DrillReason::RestoreFailed)?;
+            let plan: RestorePlan = serde_json::from_str(&said.stdout)
+                .context("read the plan that `backstay restore` printed")?;
+            if plan.consistent_at < end {
+                return Ok(Snapshot { directory, plan });
             }
         }
+        Err(Failed::new(
+            DrillReason::NothingToRestore,
+            Hinted::new(
+                format!("the archive ends at {end}, before each of the newest snapshots"),
+                "is the server archiving? `backstay status` says so; on a quiet server a later drill finds one",
+            ),
+        ))
+    }
+
+    /// Refuses to begin what would not fit.
+    fn check_space(&self, content: u64) -> Result<()> {
         let waiting = u64::from(self.settings.archive.prefetch_mebibytes) << 20;
         let needed = content + waiting + self.drill.minimum_free_bytes;
         let free = free_bytes(&self.drill.directory)?;
@@ -306,20 +356,29 @@ impl Attempt<'_> {
             .arg(config))
     }
 
-    fn pick(&self, config: &Path) -> Result<Moment, Failed> {
+    fn pick(&self, config: &Path, snapshot: Option<&Snapshot>) -> Result<Moment, Failed> {
         let said = self
             .backstay("windows", config)?
             .arg("--json")
             .run()
             .because(DrillReason::SourceFailed)?;
-        let windows: Vec<Shown> =
+        let mut windows: Vec<Shown> =
             serde_json::from_str(&said.stdout).context("read what `backstay windows` printed")?;
+        if let Some(snapshot) = snapshot {
+            windows = moment::from_copy(windows, snapshot.plan.consistent_time);
+        }
         let moment = moment::pick(&windows, moment::random_below)
             .ok_or_else(|| anyhow!("`backstay windows` shows no window"))?;
         Ok(moment)
     }
 
-    fn restore(&self, config: &Path, source: &Source, moment: &Moment) -> Result<Restored, Failed> {
+    fn restore(
+        &self,
+        config: &Path,
+        source: &Source,
+        snapshot: Option<&Snapshot>,
+        moment: &Moment,
+    ) -> Result<Restored, Failed> {
         tool::log(
             Level::Info,
             format_args!(
@@ -337,10 +396,17 @@ impl Attempt<'_> {
             .arg("--into")
             .arg(self.scratch.cluster())
             .args(["--yes", "--json"]);
-        // Every tablespace that any base backup has, so none is ever made in its old place.
+        if let Some(snapshot) = snapshot {
+            command = command
+                .arg("--from")
+                .arg(from_directory(&snapshot.directory));
+        }
+        // Every tablespace that any base backup has, so none is ever made in its old place. A snapshot is of
+        // one dataset, and of a cluster with tablespaces elsewhere it is refused.
         let places: BTreeSet<&Path> = source
             .records
             .iter()
+            .filter(|_| snapshot.is_none())
             .flat_map(|record| &record.tablespaces)
             .map(|tablespace| tablespace.location.as_path())
             .collect();
@@ -355,14 +421,20 @@ impl Attempt<'_> {
         }
         let said = command
             .run()
-            .map_err(|error| self.explain(source, moment, error))?;
+            .map_err(|error| self.explain(source, snapshot, moment, error))?;
         serde_json::from_str(&said.stdout)
             .context("read what `backstay restore` printed")
             .map_err(Failed::from)
     }
 
     /// Finds out why a restore failed, by a look at what it needed.
-    fn explain(&self, source: &Source, moment: &Moment, error: anyhow::Error) -> Failed {
+    fn explain(
+        &self,
+        source: &Source,
+        snapshot: Option<&Snapshot>,
+        moment: &Moment,
+        error: anyhow::Error,
+    ) -> Failed {
         /// What the operating system says of a full disk: our programs with its number, PostgreSQL in
         /// its words.
         const FULL: [&str; 3] = ["(os error 28)", "(os error 122)", "No space left on device"];
@@ -372,6 +444,9 @@ impl Attempt<'_> {
                 DrillReason::NoSpace,
                 Hinted::new(said, "make room, or set drill.directory to a larger disk"),
             );
+        }
+        if snapshot.is_some() {
+            return Failed::new(DrillReason::RestoreFailed, error);
         }
         let candidates = source.records.iter().rev().filter(|record| {
             moment.time.is_none_or(|time| record.stopped_at < time)
@@ -406,10 +481,12 @@ impl Attempt<'_> {
         restored: &Restored,
         findings: &mut DrillFindings,
     ) -> Result<(), Failed> {
-        let has_checksums = source
-            .records
-            .iter()
-            .any(|record| record.name == restored.plan.base_backup && record.data_checksums);
+        // A snapshot has no record; its cluster is the one that the newest base backup is of.
+        let record = match &restored.plan.base_backup {
+            Some(name) => source.records.iter().find(|record| record.name == *name),
+            None => source.records.last(),
+        };
+        let has_checksums = record.is_some_and(|record| record.data_checksums);
         if has_checksums {
             let verdict = examine::pages(&self.programs, &self.scratch.cluster());
             findings.checksums_are_right = Some(verdict.is_ok());
@@ -442,11 +519,13 @@ impl Attempt<'_> {
                     cluster: &source.cluster,
                     programs: &self.programs,
                 };
-                let started_at = source
+                let record = source
                     .records
                     .iter()
-                    .find(|record| record.name == restored.plan.base_backup)
-                    .map_or(Lsn(0), |record| record.start_lsn);
+                    .find(|record| Some(&record.name) == restored.plan.base_backup.as_ref());
+                // What comes before this is in a copy, in WAL that need not be in the archive.
+                let started_at =
+                    record.map_or(restored.plan.consistent_at, |record| record.start_lsn);
                 findings.canary = wal
                     .judge(&mut client, moment, started_at, restored.ended_at)
                     .because(DrillReason::NotAccurate)?;
@@ -471,6 +550,21 @@ impl Attempt<'_> {
         }
         Ok(())
     }
+}
+
+/// `--from` of a restore that begins with a copy.
+fn from_directory(directory: &Path) -> String {
+    format!("directory:{}", directory.display())
+}
+
+/// The content of the largest base backup with its chain, whichever it will be.
+fn largest(records: &[Record]) -> u64 {
+    records
+        .iter()
+        .filter_map(|record| record.chain(records).ok())
+        .map(|chain| chain.iter().map(|link| link.content_bytes).sum())
+        .max()
+        .unwrap_or(0)
 }
 
 /// Refuses an archive with a gap. The rest of the drill has shown by then what can be restored still.

@@ -17,6 +17,7 @@ mod metrics;
 mod moment;
 mod scratch;
 mod server;
+mod snapshot;
 mod supervise;
 
 use std::path::PathBuf;

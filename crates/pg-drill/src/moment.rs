@@ -102,6 +102,20 @@ pub fn pick(windows: &[Shown], random: impl Fn(u64) -> u64) -> Option<Moment> {
     })
 }
 
+/// The window of a copy that is consistent from `consistent` on: what the archive has after it. Nothing if
+/// there is no window to end it.
+pub fn from_copy(windows: Vec<Shown>, consistent: Timestamp) -> Vec<Shown> {
+    windows
+        .into_iter()
+        .max_by_key(|shown| (shown.window.timeline, shown.window.to))
+        .map(|mut shown| {
+            shown.window.from_time = consistent;
+            shown
+        })
+        .into_iter()
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use restore_plan::Missing;
@@ -183,6 +197,20 @@ mod tests {
         shown.window.missing.count = 1;
         assert_eq!(pick(&[shown], |bound| bound - 1), None);
         assert_eq!(pick(&[], |bound| bound - 1), None);
+    }
+
+    #[test]
+    fn a_copy_begins_where_it_is_consistent_and_ends_with_the_newest_window() {
+        let windows = vec![
+            window(1, "2026-10-11T02:00:00Z", Some("2026-10-11T04:00:00Z")),
+            window(2, "2026-10-11T02:00:00Z", Some("2026-10-11T05:00:00Z")),
+        ];
+        let copied = from_copy(windows, "2026-10-11T04:30:00Z".parse().unwrap());
+        assert_eq!(
+            pick(&copied, |_| 0),
+            Some(moment("2026-10-11T04:30:00.001Z", 2))
+        );
+        assert!(from_copy(Vec::new(), "2026-10-11T04:30:00Z".parse().unwrap()).is_empty());
     }
 
     #[test]

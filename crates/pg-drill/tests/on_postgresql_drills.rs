@@ -486,6 +486,72 @@ fn an_index_that_was_damaged_before_it_was_backed_up_is_found_by_pg_amcheck() ->
 }
 
 #[test]
+fn a_snapshot_takes_its_turn_and_one_that_the_archive_does_not_reach_is_passed_over() -> Result<()>
+{
+    let rehearsed = Rehearsed::new()?;
+    let cluster = &rehearsed.cluster;
+    // A snapshot of the data is one of no tablespace elsewhere.
+    cluster.psql_in("app", "DROP TABLE elsewhere")?;
+    cluster.psql("DROP TABLESPACE elsewhere")?;
+    cluster.change_settings(&json!({
+        "snapshots": { "dataset": "tank/main" },
+        "drill": {
+            "sources": ["snapshot"],
+            "checks": [{ "database": "app", "query": "select count(*) from orders", "expect": "100" }],
+        },
+    }))?;
+    rehearsed.fails(
+        rehearsed.drill()?,
+        DrillReason::NothingToRestore,
+        "is on no dataset whose snapshots can be read",
+    )?;
+
+    let home = cluster.data().parent().context("the data has a place")?;
+    let snapshots = home.join(".zfs/snapshot");
+    let name = cluster.data().file_name().context("the data has a name")?;
+    let snapshot = |number: u32| -> Result<PathBuf> {
+        let directory = snapshots.join(format!("autosnap_{number}"));
+        fs::create_dir_all(&directory)?;
+        cluster.copy_at_one_moment(&directory.join(name))?;
+        Ok(directory)
+    };
+    fs::create_dir_all(snapshots.join("autosnap_0"))?;
+    rehearsed.fails(
+        rehearsed.drill()?,
+        DrillReason::NothingToRestore,
+        "holds a cluster",
+    )?;
+
+    cluster.psql("CHECKPOINT")?;
+    snapshot(1)?;
+    for _ in 0..2 {
+        for _ in 0..3 {
+            rehearsed.write_canary()?;
+        }
+        cluster.archive_everything()?;
+    }
+    cluster.psql("CHECKPOINT")?;
+    rehearsed.write_canary()?;
+    snapshot(2)?;
+    rehearsed.drill()?.expect_success()?;
+    let record = rehearsed.record()?;
+    assert_eq!(record.source, settings::DrillSource::Snapshot);
+    assert_eq!(record.findings.base_backup, None);
+    ensure!(record.findings.canary.is_some(), "{record:?}");
+    ensure!(record.findings.checks == Some(1), "{record:?}");
+    ensure!(
+        record
+            .findings
+            .notes
+            .iter()
+            .any(|note| note.contains("autosnap_1")),
+        "{record:?}"
+    );
+    ensure!(!rehearsed.scratch().exists(), "the copy is left");
+    Ok(())
+}
+
+#[test]
 fn off_site_takes_its_turn_and_a_wrong_password_has_its_reason() -> Result<()> {
     let Some(restic) = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .map(|directory| directory.join("restic"))

@@ -846,3 +846,58 @@ fn the_archive_of_a_server_that_waits_longer_than_its_objective_is_red() -> Resu
     ensure!(code == Some(0), "{findings:#?}");
     Ok(())
 }
+
+#[test]
+fn a_copy_off_site_that_is_behind_is_red_and_well_again_when_it_has_caught_up() -> Result<()> {
+    let patient = Patient::new()?;
+    let cluster = &patient.cluster;
+    cluster.change_settings(&json!({
+        "restic": [{
+            "name": "nas",
+            "repository": "/nowhere",
+            "passwordFile": "/nowhere/password",
+            "jobs": [{ "job": "wal", "unit": "restic-backups-postgresql-main-wal.service" }],
+        }],
+        "healthCheck": { "maximumOffsiteLagSeconds": 1 },
+    }))?;
+    let copy = || -> Result<()> {
+        for when in ["--begin", "--end"] {
+            cluster
+                .run(
+                    "pg-off-site",
+                    ["--repository", "nas", "--content", "wal", when],
+                )?
+                .expect_success()?;
+        }
+        Ok(())
+    };
+    cluster.archive_everything()?;
+    copy()?;
+    patient.is_well_again()?;
+    cluster.psql("INSERT INTO rows VALUES (0, 'not copied')")?;
+    patient.falls_ill(
+        "off-site",
+        "critical",
+        "in the repository \"nas\", changes of the last",
+    )?;
+    // In the archive it is not off-site yet.
+    cluster.archive_everything()?;
+    patient.falls_ill("off-site", "critical", "changes of the last")?;
+    ensure!(
+        patient
+            .metrics()?
+            .contains("postgresql_offsite_exposure_seconds{instance=\"main\",repository=\"nas\"} "),
+        "{}",
+        patient.metrics()?
+    );
+    copy()?;
+    patient.is_well_again()?;
+
+    let note = cluster
+        .settings()?
+        .state_directory()
+        .join("off-site-wal-nas.json");
+    fs::write(&note, "{}")?;
+    patient.falls_ill("off-site", "unknown", "off-site-wal-nas.json")?;
+    Ok(())
+}

@@ -749,7 +749,7 @@ in
           values "ReadWritePaths" "restic-backups-postgresql-main-wal.service" offSite
         );
         base = noted (values "ExecStartPost" "restic-backups-postgresql-main-base.service" offSite);
-        # Somebody else may not write where the notes are.
+        # Somebody else may not write where the notes are, so it is done in the name of the owner.
         others = of (hostWith [
           nas
           (main { backup.restic.repositoryName = "nas"; })
@@ -767,7 +767,9 @@ in
       base = [
         "-/usr/lib/backstay/bin/pg-off-site --config /etc/backstay/main.json --repository=nas --content=base --end"
       ];
-      others = [ ];
+      others = [
+        "-+/usr/bin/runuser --user=postgres -- /usr/lib/backstay/bin/pg-off-site --config /etc/backstay/main.json --repository=nas --content=wal --end"
+      ];
     };
   };
 

@@ -668,7 +668,6 @@ in
         ];
       in
       lib.genAttrs [
-        "BindPaths"
         "CapabilityBoundingSet"
         "DeviceAllow"
         "PrivateNetwork"
@@ -676,9 +675,8 @@ in
         "User"
       ] (directive: values directive drill evaluated);
     expected = {
-      BindPaths = [ "-/dev/zfs" ];
       CapabilityBoundingSet = [ "" ];
-      DeviceAllow = [ "/dev/zfs rw" ];
+      DeviceAllow = [ ];
       PrivateNetwork = [ "true" ];
       ProtectSystem = [ "strict" ];
       User = [ "postgres" ];
