@@ -96,10 +96,20 @@ in
 
   "test every program is a package of its own" = {
     expr = lib.mapAttrs (_: package: package.cargoBuildFlags) (removeAttrs packages [ "default" ]);
-    expected = lib.genAttrs programs (program: [
-      "--package"
-      program
-    ]);
+    expected =
+      lib.genAttrs programs (program: [
+        "--package"
+        program
+      ])
+      // {
+        # Each of the two calls the other.
+        pg-preseed = [
+          "--package"
+          "pg-preseed"
+          "--package"
+          "backstay"
+        ];
+      };
   };
 
   # An upgrade of ZFS would otherwise stop archiving.
@@ -203,7 +213,7 @@ in
       ] packages
     );
     expected = {
-      backstay = 2;
+      backstay = 3;
       pg-drill = 1;
       pg-archive-wal = 0;
     };
