@@ -11,6 +11,7 @@ mod instance;
 mod locate;
 mod notify;
 mod off_site;
+mod report;
 mod restore;
 mod staging;
 mod status;
@@ -46,14 +47,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show how an instance, its archive and its base backups are
-    Status {
-        #[command(flatten)]
-        instance: InstanceArguments,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    /// Show whether all is well, what can be restored, and what to type if something is wrong
+    Status(status::Arguments),
+    /// Write a page about every instance: what can be restored, drawn on a time line
+    Report(report::Arguments),
     /// Show from when to when a restore can reach, and what is missing
     Windows {
         #[command(flatten)]
@@ -206,12 +203,8 @@ impl InstanceArguments {
 fn main() -> ExitCode {
     tool::run(PROGRAM, |cli: Cli| {
         let (complaint, outcome) = match &cli.command {
-            Command::Status { instance, json } => (
-                "could not show the status",
-                instance
-                    .open()
-                    .and_then(|instance| status::show(&instance, *json)),
-            ),
+            Command::Status(arguments) => ("could not show the status", status::show(arguments)),
+            Command::Report(arguments) => ("could not write the report", report::run(arguments)),
             Command::Windows { instance, json } => (
                 "could not show what can be restored",
                 instance

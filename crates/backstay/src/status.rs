@@ -1,160 +1,192 @@
-//! `backstay status`: how an instance, its archive and its base backups are.
+//! `backstay status`: whether all is well, what can be restored, and what to type if something is wrong.
 
-use std::fmt::Write as _;
+mod collect;
+mod data;
+#[cfg(test)]
+pub mod sample;
+pub mod screen;
 
-use anyhow::Result;
-use cluster::{Archiver, Server};
-use jiff::Timestamp;
-use serde::Serialize;
-use wal::{SegmentName, SystemIdentifier};
+use std::fs;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 
-use crate::instance::Instance;
-use crate::windows::instant;
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use command::Command;
+use serde_json::Value;
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Status {
-    instance: String,
-    running: bool,
-    system_identifier: SystemIdentifier,
-    /// What the running server says of its archiver.
-    archiver: Option<Archiver>,
-    /// WAL files that wait to be archived.
-    waiting: Option<usize>,
-    oldest_waiting: Option<String>,
-    archived_segments: usize,
-    archived_stored_bytes: u64,
-    newest_archived: Option<SegmentName>,
-    foreign_files: usize,
-    base_backups: usize,
-    newest_base_backup: Option<NewestBaseBackup>,
+pub use data::{Finding, Objective, ServerState, Status};
+
+use crate::{InstanceArguments, SETTINGS_DIRECTORY};
+
+/// Which instances, and how they are shown.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Name of the instance [default: every instance of this host]
+    #[arg(value_name = "INSTANCE")]
+    instance: Option<String>,
+
+    #[command(flatten)]
+    place: Place,
+
+    /// Print JSON: an object for one instance, a list for all
+    #[arg(long)]
+    json: bool,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct NewestBaseBackup {
-    name: String,
-    stopped_at: Timestamp,
-    age_seconds: i64,
-    content_bytes: u64,
+/// Where settings are.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// Settings file, JSON, of the one instance [default: /etc/backstay/INSTANCE.json]
+    #[arg(long, value_name = "FILE", value_parser = crate::absolute)]
+    config: Option<PathBuf>,
+
+    /// Directory with a settings file for each instance
+    #[arg(long, value_name = "DIRECTORY", default_value = SETTINGS_DIRECTORY, value_parser = crate::absolute)]
+    settings_directory: PathBuf,
 }
 
-pub fn show(instance: &Instance, json: bool) -> Result<()> {
-    let status = collect(instance)?;
-    if json {
-        return tool::print(&(serde_json::to_string_pretty(&status)? + "\n"));
+/// One instance after the other, each shown or with the reason why it is not.
+pub type All = Vec<(String, Result<Status>)>;
+
+/// Shows the instances.
+///
+/// # Errors
+///
+/// Fails when one of them could not be looked at at all; the others have been shown then. That
+/// something is wrong with one is no error.
+pub fn show(arguments: &Arguments) -> Result<()> {
+    let mut all = match &arguments.instance {
+        Some(instance) => vec![(instance.clone(), arguments.place.look_at(instance))],
+        None => arguments.place.look_at_all()?,
+    };
+    // The one that was asked for, or nothing.
+    if arguments.instance.is_some()
+        && let Some((_, Err(_))) = all.first()
+        && let Some((_, Err(err))) = all.pop()
+    {
+        return Err(err);
     }
-    tool::print(&text(&status)?)
-}
-
-fn collect(instance: &Instance) -> Result<Status> {
-    let cluster = instance.archive.newest_cluster()?;
-    let listing = instance.archive.list(cluster)?;
-    let running = instance.server.data_directory().exists() && instance.server.is_running()?;
-    let archiver = if running {
-        Some(Server::archiver(&mut instance.server.connect("postgres")?)?)
+    if arguments.json {
+        let shown: Vec<&Status> = all
+            .iter()
+            .filter_map(|(_, status)| status.as_ref().ok())
+            .collect();
+        let text = match (&arguments.instance, shown.as_slice()) {
+            (Some(_), [one]) => serde_json::to_string_pretty(one),
+            _ => serde_json::to_string_pretty(&shown),
+        };
+        tool::print(&(text.context("write the status as JSON")? + "\n"))?;
     } else {
-        None
-    };
-    let waiting = instance.server.ready_files().ok();
-    let segments: Vec<SegmentName> = listing.segments().collect();
-    let backups = match &instance.settings.base_backup {
-        Some(_) => instance.repository()?.list()?,
-        None => Vec::new(),
-    };
-    Ok(Status {
-        instance: instance.settings.instance.clone(),
-        running,
-        system_identifier: cluster.system_identifier,
-        archiver,
-        oldest_waiting: waiting.as_ref().and_then(|ready| ready.first().cloned()),
-        waiting: waiting.map(|ready| ready.len()),
-        archived_segments: segments.len(),
-        archived_stored_bytes: listing.files.iter().map(|(_, bytes)| bytes).sum(),
-        newest_archived: segments.last().copied(),
-        foreign_files: listing.foreign.len(),
-        base_backups: backups.len(),
-        newest_base_backup: backups.last().map(|record| NewestBaseBackup {
-            name: record.name.clone(),
-            stopped_at: record.stopped_at,
-            age_seconds: Timestamp::now().duration_since(record.stopped_at).as_secs(),
-            content_bytes: record.content_bytes,
-        }),
-    })
+        let ink = screen::Ink::for_output(
+            std::io::stdout().is_terminal(),
+            std::env::var_os("NO_COLOR").as_deref(),
+        );
+        let texts: Vec<String> = all
+            .iter()
+            .map(|(instance, status)| match status {
+                Ok(status) => screen::text(status, ink),
+                Err(err) => screen::not_shown(instance, err, ink),
+            })
+            .collect();
+        tool::print(&texts.join("\n"))?;
+    }
+    let failed: Vec<&str> = all
+        .iter()
+        .filter(|(_, status)| status.is_err())
+        .map(|(instance, _)| instance.as_str())
+        .collect();
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("cannot look at {}", failed.join(", "))
+    }
 }
 
-fn text(status: &Status) -> Result<String> {
-    let mut text = String::new();
-    writeln!(
-        text,
-        "instance       {} ({})",
-        status.instance,
-        if status.running {
-            "running"
-        } else {
-            "not running"
+impl Place {
+    /// Looks at one instance, as its owner if this is root.
+    fn look_at(&self, instance: &str) -> Result<Status> {
+        let instance = InstanceArguments {
+            instance: instance.to_owned(),
+            config: Some(self.config_of(instance)),
+        };
+        let config = instance.config();
+        let settings = instance.settings_for_owner()?;
+        Ok(collect::collect(&config, settings))
+    }
+
+    fn config_of(&self, instance: &str) -> PathBuf {
+        self.config
+            .clone()
+            .unwrap_or_else(|| self.settings_directory.join(format!("{instance}.json")))
+    }
+
+    /// Looks at every instance of this host. Each has an owner, and whoever has become one of them is no
+    /// longer root; so each is looked at by a process of its own.
+    pub fn look_at_all(&self) -> Result<All> {
+        let instances = match &self.config {
+            Some(config) => {
+                let settings = tool::read_settings(config)?;
+                vec![(settings.instance, config.clone())]
+            }
+            None => self.instances()?,
+        };
+        let program = std::env::current_exe().context("find this program")?;
+        Ok(instances
+            .into_iter()
+            .map(|(instance, config)| {
+                let status = ask(&program, &instance, &config);
+                (instance, status)
+            })
+            .collect())
+    }
+
+    /// The instances of which there are settings, by name.
+    fn instances(&self) -> Result<Vec<(String, PathBuf)>> {
+        let directory = &self.settings_directory;
+        let entries =
+            fs::read_dir(directory).with_context(|| format!("list \"{}\"", directory.display()))?;
+        let mut instances = Vec::new();
+        for entry in entries {
+            let path = entry
+                .with_context(|| format!("list \"{}\"", directory.display()))?
+                .path();
+            if path.extension().is_none_or(|end| end != "json") {
+                continue;
+            }
+            let text = fs::read(&path).with_context(|| format!("read \"{}\"", path.display()))?;
+            // Beside them are settings of other programs. What is no JSON is somebody's mistake, which
+            // is told when it is asked for.
+            let value: Value = serde_json::from_slice(&text).unwrap_or_default();
+            if value.get("postgresql").is_some()
+                && let Some(name) = value["instance"].as_str()
+            {
+                instances.push((name.to_owned(), path));
+            }
         }
-    )?;
-    writeln!(text, "cluster        {}", status.system_identifier)?;
-    match &status.archiver {
-        None => {}
-        Some(archiver) if archiver.failing => writeln!(
-            text,
-            "archiving      FAILING at {}; see the server's log",
-            archiver.last_failed_wal.as_deref().unwrap_or("?")
-        )?,
-        Some(archiver) => writeln!(
-            text,
-            "archiving      works, last {}",
-            archiver
-                .last_archived_wal
-                .as_deref()
-                .unwrap_or("nothing yet")
-        )?,
-    }
-    match (status.waiting, &status.oldest_waiting) {
-        (Some(waiting), Some(oldest)) => {
-            writeln!(
-                text,
-                "waiting        {waiting} WAL files, the first is {oldest}"
-            )?;
+        if instances.is_empty() {
+            return Err(tool::Hinted::new(
+                format!("\"{}\" has no settings of an instance", directory.display()),
+                "declare one, or name its settings with --config FILE",
+            )
+            .into());
         }
-        (Some(_), None) => writeln!(text, "waiting        no WAL file")?,
-        (None, _) => writeln!(
-            text,
-            "waiting        not known: the data directory cannot be read"
-        )?,
+        instances.sort();
+        Ok(instances)
     }
-    writeln!(
-        text,
-        "archive        {} segments in {} MiB, the newest is {}",
-        status.archived_segments,
-        status.archived_stored_bytes >> 20,
-        status
-            .newest_archived
-            .map_or_else(|| "none".into(), |name| name.to_string())
-    )?;
-    if status.foreign_files > 0 {
-        writeln!(
-            text,
-            "               {} files are not the archive's",
-            status.foreign_files
-        )?;
-    }
-    match &status.newest_base_backup {
-        Some(newest) => writeln!(
-            text,
-            "base backups   {}, the newest is {} of {} ({} hours old, {} MiB)",
-            status.base_backups,
-            newest.name,
-            instant(newest.stopped_at),
-            newest.age_seconds / 3600,
-            newest.content_bytes >> 20
-        )?,
-        None => writeln!(
-            text,
-            "base backups   NONE: nothing can be restored; take one with pg-base-backup"
-        )?,
-    }
-    Ok(text)
+}
+
+/// Asks another process of this program for the status of one instance.
+fn ask(program: &Path, instance: &str, config: &Path) -> Result<Status> {
+    let output = Command::new(program)
+        .args(["status", instance, "--json", "--config"])
+        .arg(config)
+        .run()?;
+    serde_json::from_str(&output.stdout)
+        .with_context(|| format!("read the status of instance \"{instance}\""))
+}
+
+/// A time as a person reads it, in UTC and saying so.
+pub fn shown_time(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }

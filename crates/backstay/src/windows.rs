@@ -15,11 +15,12 @@ use crate::locate::Trail;
 /// A window with the time of its end.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Shown {
+pub struct Shown {
+    /// The window.
     #[serde(flatten)]
-    window: Window,
+    pub window: Window,
     /// Time of the last transaction in the window; nothing where it holds none.
-    to_time: Option<Timestamp>,
+    pub to_time: Option<Timestamp>,
 }
 
 pub fn show(instance: &Instance, json: bool) -> Result<()> {
@@ -30,7 +31,8 @@ pub fn show(instance: &Instance, json: bool) -> Result<()> {
     tool::print(&text(&instance.settings.instance, &shown)?)
 }
 
-fn collect(instance: &Instance) -> Result<Vec<Shown>> {
+/// The windows of an instance, oldest base backup first, each with the time of its end.
+pub fn collect(instance: &Instance) -> Result<Vec<Shown>> {
     let records = instance.repository()?.list()?;
     let points = starting_points(&records);
     let (contents, unarchived) = instance.wal()?;

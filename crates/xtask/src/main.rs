@@ -15,6 +15,7 @@ mod process;
 mod rendered;
 mod rootfs;
 mod schema;
+mod screenshots;
 mod test;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ enum Command {
     Campaign(campaign::Arguments),
     Fuzz(fuzz::Arguments),
     Schema(schema::Arguments),
+    Screenshots(screenshots::Arguments),
     Render(modules::Arguments),
     Lab(lab::Arguments),
 }
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
+        Command::Screenshots(arguments) => screenshots::run(&arguments),
         Command::Render(arguments) => modules::run(&arguments),
         Command::Lab(arguments) => lab::run(&arguments),
     };
