@@ -11,10 +11,12 @@ use textfile::table::{
     DRILL_RECOVERY, DRILL_RELATIONS, DRILL_RESTORED, DRILL_TARGET, DUMP_LAST_RUN_SUCCESS,
     DUMP_LAST_SUCCESS, DUMP_MAXIMUM_AGE, DUMP_SIZE, FREE_BYTES, HEALTH, HEALTH_CHECK_STATUS,
     HEALTH_LAST_CHECK, HEALTH_STATUS, IN_RECOVERY, INSTANCE_SINCE, LONGEST_TRANSACTION,
-    MAXIMUM_AGE, MULTIXACT_AGE, OBJECTIVE, OFFSITE_EXPOSURE, OFFSITE_LAST_SUCCESS, PRUNE_LAST_RUN,
-    PRUNE_LAST_RUN_SUCCESS, PRUNE_REMOVED_BACKUPS, PRUNE_REMOVED_WAL, REPLICATION_LAG, SIZE_BYTES,
-    SLOT_RETAINED, TIME_TO_FULL, UP, WAL_BYTES, WAL_FAILURES, WAL_FILES_PRESENT, WAL_LAST_SUCCESS,
-    WAL_MISSING, WAL_NOT_ARCHIVED, WAL_WAITING, WAL_WAITING_SINCE, WINDOW_START, XID_AGE,
+    MAXIMUM_AGE, MULTIXACT_AGE, OBJECTIVE, OFFSITE_EXPOSURE, OFFSITE_LAST_SUCCESS,
+    PRESEED_LAST_COMPLETION, PRESEED_LAST_DURATION, PRESEED_RESTORED, PRESEED_STATUS,
+    PRUNE_LAST_RUN, PRUNE_LAST_RUN_SUCCESS, PRUNE_REMOVED_BACKUPS, PRUNE_REMOVED_WAL,
+    REPLICATION_LAG, SIZE_BYTES, SLOT_RETAINED, TIME_TO_FULL, UP, WAL_BYTES, WAL_FAILURES,
+    WAL_FILES_PRESENT, WAL_LAST_SUCCESS, WAL_MISSING, WAL_NOT_ARCHIVED, WAL_WAITING,
+    WAL_WAITING_SINCE, WINDOW_START, XID_AGE,
 };
 
 /// The legend of a panel with one series for each instance.
@@ -114,6 +116,7 @@ fn rows() -> Vec<(&'static str, Vec<Panel>)> {
         ("What can be restored?", restores()),
         ("What would be lost?", losses()),
         ("Base backups and drills", backups()),
+        ("Filling an empty data directory", preseed()),
         ("Archive", archive()),
         ("Room", room()),
         ("Server", server()),
@@ -336,6 +339,40 @@ fn backups() -> Vec<Panel> {
             Scale::Seconds,
             12,
             vec![(of(&BACKUP_DURATION), ONE)],
+        ),
+    ]
+}
+
+/// How the instance came by its data.
+fn preseed() -> Vec<Panel> {
+    vec![
+        panel(
+            "From",
+            Kind::Stat,
+            Scale::Truth,
+            6,
+            vec![(of(&PRESEED_STATUS), "{{cluster}} {{source}}")],
+        ),
+        panel(
+            "Done, ago",
+            Kind::Stat,
+            Scale::Seconds,
+            6,
+            vec![(ago(&PRESEED_LAST_COMPLETION), ONE)],
+        ),
+        panel(
+            "Took",
+            Kind::Stat,
+            Scale::Seconds,
+            6,
+            vec![(of(&PRESEED_LAST_DURATION), ONE)],
+        ),
+        panel(
+            "Restored",
+            Kind::Stat,
+            Scale::Bytes,
+            6,
+            vec![(of(&PRESEED_RESTORED), ONE)],
         ),
     ]
 }

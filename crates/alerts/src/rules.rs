@@ -5,7 +5,7 @@ use textfile::table::{
     BACKUP_LAST_RUN, BACKUP_LAST_RUN_SUCCESS, DATABASE_PROVISIONED, DRILL_FAILURE, DRILL_LAST_RUN,
     DRILL_LAST_RUN_SUCCESS, DRILL_LAST_SUCCESS, DUMP_LAST_RUN_SUCCESS, DUMP_LAST_SUCCESS,
     DUMP_MAXIMUM_AGE, HEALTH, HEALTH_CHECK_STATUS, HEALTH_LAST_CHECK, INSTANCE_SINCE, MAXIMUM_AGE,
-    PRUNE_LAST_RUN, PRUNE_LAST_RUN_SUCCESS, TIME_TO_FULL,
+    PRESEED_STATUS, PRUNE_LAST_RUN, PRUNE_LAST_RUN_SUCCESS, TIME_TO_FULL,
 };
 
 use crate::rule::{Case, Expected, Labels, Rule, Series, Severity};
@@ -25,6 +25,7 @@ pub fn rules() -> Vec<Rule> {
     rules.extend(backups());
     rules.extend(drills());
     rules.extend(databases());
+    rules.push(preseed());
     rules
 }
 
@@ -498,6 +499,43 @@ fn drills() -> Vec<Rule> {
             ],
         ),
     ]
+}
+
+/// An empty data directory that is not filled: the server waits for it, and so does everybody.
+fn preseed() -> Rule {
+    let at_minute_400 = |what, series, expected| Case {
+        what,
+        series,
+        at_minutes: 400,
+        expected,
+    };
+    let none: Labels = &[("source", "none")];
+    Rule {
+        name: "PostgreSQLPreseedUnfinished",
+        expression: format!("{PRESEED_STATUS} == 0"),
+        // What a large restore over a network takes.
+        hold_minutes: 360,
+        severity: Severity::Critical,
+        summary: "The data directory of PostgreSQL instance {instance} has been empty for hours, and nothing has filled it".into(),
+        description: "The server does not start before a source has given the data or every source has proven that it holds none.".into(),
+        command: "systemctl status preseed-postgresql-{instance}.service; journalctl --unit preseed-postgresql-{instance}.service".into(),
+        cases: vec![
+            at_minute_400(
+                "nothing has come of it",
+                vec![series(&PRESEED_STATUS, none, "0x500")],
+                vec![Expected::of_instance(none, "")],
+            ),
+            at_minute_400(
+                "it took three hours",
+                vec![
+                    series(&PRESEED_STATUS, none, "0x180 _x300"),
+                    series(&PRESEED_STATUS, &[("source", "restic")], "_x180 1x320"),
+                ],
+                Vec::new(),
+            ),
+            quiet("it runs", vec![series(&PRESEED_STATUS, none, "0x60")]),
+        ],
+    }
 }
 
 fn databases() -> Vec<Rule> {

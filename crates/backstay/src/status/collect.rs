@@ -214,7 +214,7 @@ fn objectives(
             "offsite-rpo",
             "lost with this whole host",
             declared.offsite_rpo_seconds,
-            None,
+            checkup.measured.offsite_seconds,
         ),
         objective(
             "rto",
