@@ -136,6 +136,26 @@ fn every_rule_says_what_is_wrong_what_it_means_and_what_to_type() {
 }
 
 #[test]
+fn h11_every_job_that_can_die_has_a_rule_that_fires_when_it_is_dead() {
+    for job in [
+        table::HEALTH_LAST_CHECK,
+        table::BACKUP_LAST_RUN,
+        table::PRUNE_LAST_RUN,
+        table::DRILL_LAST_SUCCESS,
+        table::DUMP_LAST_SUCCESS,
+    ] {
+        let is_noticed = rules().iter().any(|rule| {
+            rule.expression.starts_with(&format!("time() - {job} > "))
+                && rule
+                    .cases
+                    .iter()
+                    .any(|case| case.what.starts_with("h11: ") && !case.expected.is_empty())
+        });
+        assert!(is_noticed, "{job}");
+    }
+}
+
+#[test]
 fn a_check_that_can_be_a_warning_and_critical_has_a_rule_for_each() {
     for check in checks() {
         let matcher = format!("check=\"{check}\"");

@@ -30,16 +30,19 @@ fn the_guides_do_what_they_say() -> Result<()> {
         .context("programs have a directory")?;
     let first = commands(include_str!("../../../docs/guides/first-restore.md"));
     let night = commands(include_str!("../../../docs/guides/at-3-am.md"));
+    let watching = commands(include_str!("../../../docs/guides/watching.md"));
     let yesterday = commands(include_str!("../../../docs/guides/look-at-yesterday.md"));
     let table = commands(include_str!("../../../docs/guides/one-table-back.md"));
     ensure!(first.lines().count() > 20 && night.lines().count() > 5);
+    ensure!(watching.lines().count() == 3);
     ensure!(yesterday.lines().count() > 6 && table.lines().count() > 6);
     // The others are for a server that runs: they come before the last command of the first.
     let (setup, stop) = first
         .trim_end()
         .rsplit_once('\n')
         .context("the first guide has commands")?;
-    let script = format!("set -euo pipefail\n{setup}\n{night}\n{yesterday}\n{table}\n{stop}\n");
+    let script =
+        format!("set -euo pipefail\n{setup}\n{night}\n{watching}\n{yesterday}\n{table}\n{stop}\n");
     let path = format!(
         "{}:{}:/usr/bin:/bin",
         programs.display(),
