@@ -191,7 +191,11 @@ let
           inherit name instance;
           program = "pg-base-backup";
           preset = blib.hardening.helper;
-          writable = [ instance.backup.baseBackup.directory ];
+          writable = [
+            instance.backup.baseBackup.directory
+            # Where a restore has asked for it. It takes the request back.
+            instance.paths.state
+          ];
           mounts = instance.backupMounts;
         })
         {

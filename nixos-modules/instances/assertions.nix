@@ -59,6 +59,7 @@ let
   unitsOf = name: [
     "postgresql-${name}"
     "postgresql-basebackup-${name}"
+    "postgresql-basebackup-requested-${name}"
     "postgresql-healthcheck-${name}"
     "postgresql-walprune-${name}"
     "postgresql-restore-drill-${name}"

@@ -254,6 +254,18 @@ let
       )
       "${option name "preseed.repositoryUrl"}: ${quote url} is on ${mine}, like the data, so both are lost together; restore from a repository in another place.";
 
+  methodWarnings =
+    name: instance:
+    let
+      without = lib.subtractLists sources.restorable instance.preseed.restoreMethods;
+    in
+    lib.optional (without != [ ])
+      "${option name "preseed.restoreMethods"}: this version of pg-preseed cannot restore from ${inWords (map quote without)}, and says of ${
+        if lib.length without == 1 then "it that it" else "them that they"
+      } cannot be asked; an empty data directory is filled by the other methods, and stays empty, with the server down, when these have nothing. Leave ${
+        if lib.length without == 1 then "it" else "them"
+      } out.";
+
   # The newest state of a replica without its archive is its last snapshot.
   replicaWarnings =
     name: instance:
@@ -283,6 +295,7 @@ in
       (ofEach recoveryProblems recovering)
     ];
     warnings = lib.concatLists [
+      (ofEach methodWarnings preseeding)
       (ofEach secretWarnings preseeding)
       (ofEach repositoryWarnings preseeding)
       (ofEach replicaWarnings preseeding)

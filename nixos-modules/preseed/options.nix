@@ -55,7 +55,7 @@ let
           );
           default = sources.available config;
           defaultText = lib.literalMD ''
-            those of `"syncoid"`, `"local"`, `"restic"` and `"baseBackups"`, in this order, that the configuration has a source for'';
+            those of `"restic"` and `"baseBackups"`, in this order, that the configuration has a source for'';
           example = [
             "syncoid"
             "restic"
@@ -68,7 +68,8 @@ let
             - `restic`: base backups and WAL out of a restic repository;
             - `baseBackups`: base backups and WAL that are still on this host.
 
-            A method without a source is refused.
+            A method without a source is refused. This version cannot restore from `syncoid` and `local`, which is a
+            warning: pg-preseed says that they cannot be asked, so they are never a proof of emptiness.
           '';
         };
 

@@ -35,12 +35,12 @@ rec {
     baseBackups = instance: instance.backup.takesBaseBackups;
   };
 
-  available =
-    instance:
-    lib.filter (method: has.${method} instance) [
-      "syncoid"
-      "local"
-      "restic"
-      "baseBackups"
-    ];
+  # Those that pg-preseed can restore from. Asked for another one it answers that it cannot say, and an
+  # empty data directory stays empty.
+  restorable = [
+    "restic"
+    "baseBackups"
+  ];
+
+  available = instance: lib.filter (method: has.${method} instance) restorable;
 }

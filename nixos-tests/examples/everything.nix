@@ -311,10 +311,8 @@ in
       preseed = {
         enable = true;
         restoreMethods = [
-          "syncoid"
-          "local"
-          "restic"
           "baseBackups"
+          "restic"
         ];
         choose = "freshest";
         clearReplicationSlots = false;

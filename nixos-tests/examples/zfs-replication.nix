@@ -1,5 +1,4 @@
-# One instance on ZFS, whose snapshots are sent to a second machine every quarter of an hour, and which fetches itself back from
-# there when it finds its data directory empty. No object store is involved.
+# One instance on ZFS, whose snapshots are sent to a second machine every quarter of an hour. No object store is involved.
 {
   networking.hostName = "db1";
   networking.hostId = "1c2d3e4f";
@@ -31,13 +30,5 @@
     enable = true;
     version = "17";
     databases = [ "app" ];
-
-    preseed = {
-      enable = true;
-      restoreMethods = [
-        "syncoid"
-        "local"
-      ];
-    };
   };
 }

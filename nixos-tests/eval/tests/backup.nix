@@ -261,6 +261,7 @@ in
       start = [ "/usr/lib/backstay/bin/pg-base-backup --config /etc/backstay/main.json" ];
       writes = [
         "/var/backup/postgresql/main"
+        "/var/lib/backstay/main"
         "/var/lib/node_exporter/textfile_collector"
       ];
       timeout = [ "infinity" ];

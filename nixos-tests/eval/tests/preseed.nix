@@ -86,6 +86,12 @@ let
     (main {
       backup.restic.repositoryName = "nas";
       preseed.enable = true;
+      preseed.restoreMethods = [
+        "syncoid"
+        "local"
+        "restic"
+        "baseBackups"
+      ];
     })
   ];
 
@@ -129,7 +135,32 @@ in
 {
   # Where a restore comes from.
 
-  "test every source that the configuration has is asked, in the order of the guide" = {
+  "test without a list those are asked that can be restored from" = {
+    expr =
+      (hostWith [
+        onZfs
+        (replicate "main" { })
+        (replicate "main-wal" { })
+        nas
+        (main {
+          backup.restic.repositoryName = "nas";
+          preseed.enable = true;
+        })
+      ]).config.modules.services.postgresql.instances.main.preseed.restoreMethods;
+    expected = [
+      "restic"
+      "baseBackups"
+    ];
+  };
+
+  "test methods that this version cannot restore from are told" = {
+    expr = lib.filter (lib.hasPrefix methods) everything.warnings;
+    expected = [
+      "${methods}: this version of pg-preseed cannot restore from \"syncoid\" and \"local\", and says of them that they cannot be asked; an empty data directory is filled by the other methods, and stays empty, with the server down, when these have nothing. Leave them out."
+    ];
+  };
+
+  "test every source that is named is asked, in the order of the guide" = {
     expr = section "preseed" everything;
     expected = {
       sources = [
@@ -867,6 +898,7 @@ in
         (main {
           backup.walArchive.directory = "/srv/wal";
           preseed.enable = true;
+          preseed.restoreMethods = [ "local" ];
         })
       ];
 
@@ -1096,6 +1128,7 @@ in
   "test a replica without its archive is told" =
     warnedOn
       [
+        "${methods}: this version of pg-preseed cannot restore from \"syncoid\", and says of it that it cannot be asked; an empty data directory is filled by the other methods, and stays empty, with the server down, when these have nothing. Leave it out."
         "${methods}: \"syncoid\" brings back the data up to its last snapshot and nothing of the archive, since \"tank/services/postgresql/main-wal\" is not replicated to \"nas-1.example.org\"; set modules.backup.sanoid.datasets.\"tank/services/postgresql/main-wal\".replication, or add \"restic\"."
       ]
       [

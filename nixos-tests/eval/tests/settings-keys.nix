@@ -18,9 +18,31 @@ let
 
   # What the examples cannot have at the same time as what they have.
   further = {
-    modules.backup.allowEveryCopyOnThisHost = true;
+    modules.storage.datasets = {
+      enable = true;
+      parentDataset = "tank/services";
+    };
+    modules.backup.sanoid.datasets = lib.genAttrs [
+      "tank/services/postgresql/main"
+      "tank/services/postgresql/main-wal"
+    ] (dataset: {
+      replication = {
+        targetHost = "nas-1.example.org";
+        targetDataset = "backup/${dataset}";
+        hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJhY2tzdGF5L2V4YW1wbGUvbm90LWEtcmVhbC1r";
+      };
+    });
     modules.services.postgresql = {
-      instances.main.enable = true;
+      instances.main = {
+        enable = true;
+        preseed = {
+          enable = true;
+          restoreMethods = [
+            "syncoid"
+            "local"
+          ];
+        };
+      };
       databases.other = {
         extensions = [
           {
