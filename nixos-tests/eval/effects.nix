@@ -93,6 +93,9 @@ in
     # The instance whose copies are made elsewhere.
     "modules.backup.allowEveryCopyOnThisHost".modules.services.postgresql.instances.reports.enable =
       lib.mkOverride 40 true;
+    # What a restore from the replica knows the other host by.
+    "modules.backup.sanoid.datasets.<name>.replication.hostKey".modules.services.postgresql.instances.main.preseed.restoreMethods =
+      lib.mkForce [ "syncoid" ];
     "${instance}.recovery.exclusive".modules.services.postgresql.instances.main.recovery.targetXid = "742";
   };
 }

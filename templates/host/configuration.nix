@@ -27,13 +27,7 @@
       repositoryName = "offsite";
     };
 
-    # On a new machine: fill the empty data directory from what there is, before the first start.
-    preseed = {
-      enable = true;
-      restoreMethods = [
-        "local"
-        "restic"
-      ];
-    };
+    # On a new machine: fill the empty data directory from the copies, before the first start.
+    preseed.enable = true;
   };
 }
