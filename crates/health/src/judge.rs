@@ -90,6 +90,11 @@ impl Judge<'_> {
             let path = path.display();
             match mounted {
                 Ok(Mounted::Yes) => {}
+                Ok(Mounted::ReadOnly) => self.critical(
+                    Check::Mounts,
+                    format!("the file system at \"{path}\" takes no changes: it is mounted read-only"),
+                    "zfs get readonly, and dmesg, say whether somebody or a failing disk did that; on ZFS: zfs set readonly=off DATASET",
+                ),
                 Ok(Mounted::No) => self.critical(
                     Check::Mounts,
                     format!("nothing is mounted at \"{path}\""),

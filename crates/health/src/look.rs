@@ -91,6 +91,7 @@ fn mounted(required: &[PathBuf]) -> Vec<(PathBuf, Seen<Mounted>)> {
 
 fn described(place: Place) -> Mounted {
     match place {
+        Place::MountPoint(mount) if mount.is_read_only => Mounted::ReadOnly,
         Place::MountPoint(_) => Mounted::Yes,
         Place::Directory(_) => Mounted::No,
         Place::Hiding { seen, hidden } => Mounted::Hidden {

@@ -190,6 +190,8 @@ pub struct Drift {
 pub enum Mounted {
     /// A mount point.
     Yes,
+    /// A mount point of a file system that takes no changes.
+    ReadOnly,
     /// An ordinary directory.
     No,
     /// A mount point on which something hides something else.

@@ -30,6 +30,9 @@ pub struct Mount {
     pub filesystem: String,
     /// What is mounted: a device, or the name of a dataset.
     pub source: String,
+    /// Whether the file system itself takes no changes, for anybody. A sandbox in which it takes none
+    /// is another thing.
+    pub is_read_only: bool,
 }
 
 /// What a directory is.
@@ -175,6 +178,9 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     while text()? != b"-" {}
     let filesystem = unescaped(text()?);
     let source = unescaped(text()?);
+    let is_read_only = text()?
+        .split(|&byte| byte == b',')
+        .any(|option| option == b"ro");
     Some(Mount {
         id,
         parent,
@@ -183,6 +189,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         point,
         filesystem: filesystem.to_string_lossy().into_owned(),
         source: source.to_string_lossy().into_owned(),
+        is_read_only,
     })
 }
 
@@ -241,6 +248,28 @@ mod tests {
         let unmounted = place("", 22, "/var/lib/postgresql/other");
         assert!(matches!(&unmounted, Place::Directory(_)), "{unmounted:?}");
         assert_eq!(source(&unmounted), "/dev/sda1");
+    }
+
+    #[test]
+    fn h13_a_file_system_that_takes_no_changes_is_told_from_a_sandbox_that_lets_none_through() {
+        for (line, expected) in [
+            ("90 22 0:44 / /pg ro - zfs tank/pg ro,xattr\n", true),
+            ("90 22 0:44 / /pg rw - zfs tank/pg rw,xattr\n", false),
+            // What ProtectSystem=strict makes of it.
+            (
+                "90 22 0:44 / /pg ro,relatime - zfs tank/pg rw,xattr\n",
+                false,
+            ),
+            (
+                "90 22 0:44 / /pg rw - zfs tank/pg rw,errors=remount-ro\n",
+                false,
+            ),
+        ] {
+            let Place::MountPoint(mount) = place(line, 90, "/pg") else {
+                panic!("{line}");
+            };
+            assert_eq!(mount.is_read_only, expected, "{line}");
+        }
     }
 
     #[test]

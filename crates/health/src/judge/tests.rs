@@ -646,6 +646,10 @@ fn h13_a_mount_that_is_missing_or_hides_another_is_critical() {
     for (mounted, what) in [
         (Mounted::No, "nothing is mounted at \"/data-mount\""),
         (
+            Mounted::ReadOnly,
+            "the file system at \"/data-mount\" takes no changes: it is mounted read-only",
+        ),
+        (
             Mounted::Hidden {
                 seen: "tank/other".into(),
                 hidden: "tank/main".into(),
