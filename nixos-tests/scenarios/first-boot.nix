@@ -95,6 +95,11 @@
 
     with subtest("a person sees what can be restored"):
         machine.succeed("backstay status main", "backstay windows main")
+        # Root asks for all instances, and becomes the owner of each in a process of its own.
+        shown = machine.succeed("backstay status")
+        t.assertIn("  server            running for ", shown)
+        t.assertIn("  last drill        succeeded ", shown)
+        machine.succeed("backstay report /root/report.html", "grep -F 'class=\"reach\"' /root/report.html")
 
     with subtest("a dropped table comes back, to the row"):
         sql("INSERT INTO orders SELECT i, 'order ' || i FROM generate_series(1001, 2000) AS i")
