@@ -135,6 +135,13 @@
         machine.succeed("systemctl restart postgresql-main.service", timeout=300)
         machine.wait_for_unit("postgresql-main.service")
         t.assertEqual((sql(describe), machine.succeed(files)), before)
+
+    with subtest("a server whose repository's secret is missing starts all the same"):
+        machine.succeed("mv /etc/lab/restic-password /etc/lab/away")
+        machine.succeed("systemctl restart postgresql-main.service", timeout=300)
+        machine.wait_for_unit("postgresql-main.service")
+        t.assertEqual(everything_in("orders")[0:4], "2001")
+        machine.succeed("mv /etc/lab/away /etc/lab/restic-password")
         machine.shutdown()
   '';
 }
