@@ -460,14 +460,11 @@ let
                   cfg.restic.resolved // { jobSuffix = ""; }
                 )
                 # One that is not there is refused in assertions.nix.
-                ++ map (
-                  name:
-                  {
-                    inherit name;
-                    inherit (restic.repositories.${name}) url passwordFile environmentFile;
-                    jobSuffix = "-${name}";
-                  }
-                ) (lib.filter (name: (restic.repositories.${name} or { }).url or null != null) furtherNames);
+                ++ map (name: {
+                  inherit name;
+                  inherit (restic.repositories.${name}) url passwordFile environmentFile;
+                  jobSuffix = "-${name}";
+                }) (lib.filter (name: (restic.repositories.${name} or { }).url or null != null) furtherNames);
               description = ''
                 The repositories, and what the names of their jobs end with.
               '';

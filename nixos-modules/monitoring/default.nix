@@ -70,7 +70,11 @@ let
             sources = lib.unique drill.sources;
             minimumFreeBytes = blib.sizeBytes drill.minimumFree;
             checks = map (check: { inherit (check) database query expect; }) drill.checks;
-            canary = if drill.canary.enable then { inherit (drill.canary) database intervalSeconds rowsKept; } else null;
+            canary =
+              if drill.canary.enable then
+                { inherit (drill.canary) database intervalSeconds rowsKept; }
+              else
+                null;
           };
         };
       };
