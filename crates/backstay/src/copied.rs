@@ -21,6 +21,8 @@ use crate::instance::{Contents, Instance, Unarchived};
 pub struct Copied {
     /// The copy.
     pub copy: ClusterCopy,
+    /// The name of the snapshot that it is in, where it was found there.
+    pub snapshot: Option<String>,
     /// What it is to a plan.
     pub point: StartingPoint,
     /// Its files.
@@ -149,6 +151,7 @@ impl Copied {
         };
         Ok(Self {
             copy,
+            snapshot: None,
             point,
             files,
             own,

@@ -29,6 +29,7 @@ pub struct Instance {
 }
 
 /// What is in the archive, beyond names.
+#[derive(Clone)]
 pub struct Contents {
     /// The cluster that it is of.
     pub cluster: Cluster,

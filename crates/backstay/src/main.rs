@@ -13,6 +13,7 @@ mod notify;
 mod off_site;
 mod report;
 mod restore;
+mod snapshots;
 mod staging;
 mod status;
 mod verify;

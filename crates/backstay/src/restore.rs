@@ -74,12 +74,13 @@ pub struct Arguments {
     into: Option<PathBuf>,
 
     /// What to begin with: `restic` for base backups and WAL of the first restic repository that has
-    /// them, restic:NAME for this one, directory:DIR for a copy of the data directory as it was at one
-    /// moment, such as a snapshot [default: base backups of this machine]
+    /// them, restic:NAME for this one, base-backup for those of this machine, `snapshot` for the newest
+    /// ZFS snapshot that is early enough, snapshot:NAME for this one, directory:DIR for a copy of the
+    /// data directory as it was at one moment [default: base backups and snapshots of this machine]
     #[arg(long, value_name = "SOURCE", conflicts_with = "abandon")]
     from: Option<Origin>,
 
-    /// With directory:DIR, take the tablespace that was at OLD from COPY, of the same moment
+    /// With a snapshot or directory:DIR, take the tablespace that was at OLD from COPY, of the same moment
     #[arg(long, value_name = "OLD=COPY", value_parser = parse_mapping, requires = "from")]
     tablespace_from: Vec<(PathBuf, PathBuf)>,
 
@@ -137,10 +138,10 @@ pub struct Moment {
     #[arg(long, value_name = "TIMELINE", default_value = "latest")]
     timeline: TimelineChoice,
 
-    /// What to begin with: directory:DIR for a copy of the data directory as it was at one moment, such
-    /// as a snapshot [default: base backups of this machine]
-    #[arg(long, value_name = "SOURCE", value_parser = parse_directory)]
-    from: Option<PathBuf>,
+    /// What to begin with: base-backup, `snapshot`, snapshot:NAME, or directory:DIR for a copy of the data
+    /// directory as it was at one moment [default: base backups and snapshots of this machine]
+    #[arg(long, value_name = "SOURCE", value_parser = parse_local)]
+    from: Option<Origin>,
 }
 
 impl Moment {
@@ -150,11 +151,11 @@ impl Moment {
     }
 }
 
-/// Reads `directory:DIR`.
-fn parse_directory(text: &str) -> Result<PathBuf, String> {
+/// Reads an origin on this machine.
+fn parse_local(text: &str) -> Result<Origin, String> {
     match text.parse()? {
-        Origin::Directory(directory) => Ok(directory),
-        Origin::OffSite(_) => Err("write it as directory:DIR; for restic, get base backups and WAL with `backstay fetch` first".into()),
+        Origin::OffSite(_) => Err("it has to be on this machine; for restic, get base backups and WAL with `backstay fetch` and pass the settings that it makes as --config".into()),
+        origin => Ok(origin),
     }
 }
 
@@ -185,6 +186,10 @@ pub enum Origin {
     OffSite(From),
     /// A copy of the data directory as it was at one moment.
     Directory(PathBuf),
+    /// The snapshot of the data directory with this name, or the newest one that is early enough.
+    Snapshot(Option<String>),
+    /// The base backups of this machine.
+    BaseBackup,
 }
 
 impl FromStr for Origin {
@@ -192,11 +197,18 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
+            None if text == "base-backup" => Ok(Self::BaseBackup),
+            None if text == "snapshot" => Ok(Self::Snapshot(None)),
+            Some(("snapshot", name)) if !name.is_empty() && !name.contains('/') => {
+                Ok(Self::Snapshot(Some(name.to_owned())))
+            }
             Some(("directory", directory)) if !directory.is_empty() => crate::absolute(directory)
                 .map(Self::Directory)
                 .map_err(|err| err.to_string()),
             _ => text.parse().map(Self::OffSite).map_err(|err: String| {
-                format!("{err}; or as directory:DIR for a copy of the data directory")
+                format!(
+                    "{err}; base-backup, snapshot, snapshot:NAME or directory:DIR are further ones"
+                )
             }),
         }
     }
@@ -247,6 +259,13 @@ enum Beginning {
         /// Where it is.
         directory: PathBuf,
     },
+    /// A snapshot of the data directory.
+    Snapshot {
+        /// Its name.
+        name: String,
+        /// Where the data directory is in it.
+        directory: PathBuf,
+    },
 }
 
 /// What was done.
@@ -294,6 +313,7 @@ impl Plan {
         match &self.starting_point {
             Beginning::BaseBackup { .. } => format!("base backup {}", self.chain.join(" + ")),
             Beginning::Copy { directory } => format!("copy {}", directory.display()),
+            Beginning::Snapshot { name, .. } => format!("snapshot {name}"),
         }
     }
 }
@@ -329,10 +349,6 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
     }
     let present = instance.settings.postgresql.data_directory.clone();
     let destination = arguments.into.clone().unwrap_or_else(|| present.clone());
-    let wal = instance.wal()?;
-    let sources = Sources::open(instance, arguments, &wal.0)?;
-    let found = Found::new(wal, &sources);
-
     let programs = instance.server.programs();
     let staging = Staging::take(&destination)?;
     if !arguments.plan && staging.resume(programs)? {
@@ -345,7 +361,7 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
         );
         return Ok(());
     }
-    let planned = plan(instance, arguments, &sources, &found, &destination)?;
+    let (sources, planned) = plan_with_any(instance, arguments, &destination)?;
     if arguments.plan && arguments.json {
         return tool::print(&(serde_json::to_string_pretty(&planned.plan)? + "\n"));
     }
@@ -398,7 +414,7 @@ pub fn restore_beside(
         exclusive: moment.exclusive,
         timeline: moment.timeline,
         into: Some(into.to_owned()),
-        from: moment.from.clone().map(Origin::Directory),
+        from: moment.from.clone(),
         tablespace_from: Vec::new(),
         tablespace_mapping: Vec::new(),
         plan: false,
@@ -410,11 +426,8 @@ pub fn restore_beside(
         json: false,
         tablespace_directory: Some(tablespaces.to_owned()),
     };
-    let wal = instance.wal()?;
-    let sources = Sources::open(instance, &arguments, &wal.0)?;
-    let found = Found::new(wal, &sources);
     let staging = Staging::take(into)?;
-    let planned = plan(instance, &arguments, &sources, &found, into)?;
+    let (sources, planned) = plan_with_any(instance, &arguments, into)?;
     let present = &instance.settings.postgresql.data_directory;
     let outcome = build(instance, &sources, &staging, planned, &arguments, present)?;
     stay_out_of_the_archive(into)?;
@@ -444,6 +457,29 @@ fn abandon(instance: &Instance, arguments: &Arguments) -> Result<()> {
         destination.display()
     ));
     Ok(())
+}
+
+/// Plans with the first of the possible beginnings that leads to the target. The reason why the first one
+/// of them does not is the one that is told.
+fn plan_with_any(
+    instance: &Instance,
+    arguments: &Arguments,
+    destination: &Path,
+) -> Result<(Sources, Planned)> {
+    let wal = instance.wal()?;
+    let mut first_error = None;
+    for candidate in sources::candidates(instance, arguments, &wal.0)? {
+        let planned = Sources::open(instance, arguments, &candidate, &wal.0).and_then(|sources| {
+            let found = Found::new(wal.clone(), &sources);
+            let planned = plan(instance, arguments, &sources, &found, destination)?;
+            Ok((sources, planned))
+        });
+        match planned {
+            Ok(planned) => return Ok(planned),
+            Err(err) => first_error = first_error.or(Some(err)),
+        }
+    }
+    Err(first_error.unwrap_or_else(|| anyhow!("there is nothing to begin with")))
 }
 
 fn plan(
@@ -1068,7 +1104,7 @@ fn restore_files(
         Beginning::BaseBackup { name } => {
             say(&format!("restoring the files of base backup {name}"));
         }
-        Beginning::Copy { directory } => {
+        Beginning::Copy { directory } | Beginning::Snapshot { directory, .. } => {
             say(&format!("copying the files of {}", directory.display()));
         }
     }

@@ -11,6 +11,7 @@ use wal::{Lsn, TimelineHistory, TimelineId};
 
 use crate::instance::{Contents, Instance, starting_points};
 use crate::locate::Trail;
+use crate::snapshots::{self, Snapshot};
 
 /// A window with the time of its end.
 #[derive(Debug, Serialize)]
@@ -24,11 +25,19 @@ pub struct Shown {
 }
 
 pub fn show(instance: &Instance, json: bool) -> Result<()> {
-    let shown = collect(instance)?;
+    let data = &instance.settings.postgresql.data_directory;
+    let identifier = instance.archive.newest_cluster()?.system_identifier;
+    let snapshots = snapshots::all(data, identifier)?;
+    // Who has snapshots can do without base backups.
+    let shown = if instance.settings.base_backup.is_none() && !snapshots.is_empty() {
+        Vec::new()
+    } else {
+        collect(instance)?
+    };
     if json {
         return tool::print(&(serde_json::to_string_pretty(&shown)? + "\n"));
     }
-    tool::print(&text(&instance.settings.instance, &shown)?)
+    tool::print(&text(&instance.settings.instance, &shown, &snapshots)?)
 }
 
 /// The windows of an instance, oldest base backup first, each with the time of its end.
@@ -75,20 +84,25 @@ pub fn history_of(contents: &Contents, timeline: TimelineId) -> TimelineHistory 
         .unwrap_or_else(|| TimelineHistory::without_parents(timeline))
 }
 
-fn text(instance: &str, shown: &[Shown]) -> Result<String> {
+fn text(instance: &str, shown: &[Shown], snapshots: &[Snapshot]) -> Result<String> {
     let mut text = String::new();
     if shown.is_empty() {
         writeln!(
             text,
-            "Instance \"{instance}\" has no base backup, so nothing can be restored."
+            "Instance \"{instance}\" has no base backup{}.",
+            if snapshots.is_empty() {
+                ", so nothing can be restored"
+            } else {
+                ""
+            }
         )?;
         writeln!(text, "hint: take one with pg-base-backup")?;
-        return Ok(text);
+    } else {
+        writeln!(
+            text,
+            "Instance \"{instance}\" can be restored to any moment in these windows:\n"
+        )?;
     }
-    writeln!(
-        text,
-        "Instance \"{instance}\" can be restored to any moment in these windows:\n"
-    )?;
     for Shown { window, to_time } in shown {
         writeln!(
             text,
@@ -121,6 +135,24 @@ fn text(instance: &str, shown: &[Shown]) -> Result<String> {
                 writeln!(text, "    {name}")?;
             }
         }
+    }
+    if !snapshots.is_empty() {
+        writeln!(
+            text,
+            "\nA restore can begin with these snapshots too, at any moment after each:"
+        )?;
+    }
+    for snapshot in snapshots {
+        writeln!(
+            text,
+            "  {}, timeline {}, after {}  {}",
+            snapshot.name,
+            snapshot.control.timeline,
+            snapshot
+                .checkpoint_time()
+                .map_or_else(|| "an unknown time".into(), instant),
+            snapshot.control.checkpoint
+        )?;
     }
     Ok(text)
 }

@@ -19,12 +19,8 @@ struct History {
 impl History {
     fn new() -> Result<Self> {
         let testbed = Testbed::new()?;
-        let cluster = testbed.cluster(
-            "main",
-            ClusterOptions::archiving()
-                .segment_size_mib(1)
-                .settings(&serde_json::json!({ "baseBackup": null })),
-        )?;
+        let cluster = testbed.cluster("main", ClusterOptions::archiving().segment_size_mib(1))?;
+        cluster.change_settings(&serde_json::json!({ "baseBackup": null }))?;
         cluster.start()?;
         let ledger = cluster.ledger(&LedgerOptions {
             writers: 3,
@@ -36,7 +32,8 @@ impl History {
         ledger.wait_for_commits(200)?;
         let copy = testbed.path().join("copy");
         cluster.copy_at_one_moment(&copy)?;
-        ledger.wait_for_commits(300)?;
+        // Two segments and more.
+        ledger.wait_for_commits(1000)?;
         Ok(Self {
             testbed,
             cluster,
@@ -184,7 +181,7 @@ fn a_copy_replaces_the_data_directory_and_the_tail_of_the_dead_server_is_not_los
     // From here on nothing is archived, and the server dies.
     cluster.psql("ALTER SYSTEM SET archive_command = 'false'")?;
     cluster.psql("SELECT pg_reload_conf()")?;
-    history.ledger.wait_for_commits(1000)?;
+    history.ledger.wait_for_commits(800)?;
     history.ledger.pause()?;
     let entries = history.ledger.entries();
     let middle = entries[entries.len() - 300].commit.context("no commit")?;
@@ -362,4 +359,93 @@ fn the_tablespaces_of_a_copy_come_from_the_same_moment() -> Result<()> {
         "the copy was changed"
     );
     Ok(())
+}
+
+#[test]
+fn the_newest_snapshot_that_is_early_enough_is_the_beginning() -> Result<()> {
+    let history = History::new()?;
+    let cluster = &history.cluster;
+    // Where ZFS would show them.
+    let shown = cluster.home().join(".zfs/snapshot");
+    let snapshot = |name: &str| -> Result<()> {
+        std::fs::create_dir_all(shown.join(name))?;
+        cluster.copy_at_one_moment(&shown.join(name).join("data"))
+    };
+    snapshot("hourly-1")?;
+    history.ledger.wait_for_commits(100)?;
+    let entries = history.ledger.entries();
+    let between = entries[entries.len() - 20].commit.context("no commit")?;
+    history.ledger.wait_for_commits(20)?;
+    snapshot("hourly-2")?;
+    // One from before the instance.
+    std::fs::create_dir_all(shown.join("before"))?;
+    history.ledger.wait_for_commits(100)?;
+    history.settle()?;
+    let started_with = |arguments: &[&str]| -> Result<String> {
+        let mut all = vec!["restore", "main", "--plan", "--json"];
+        all.extend(arguments);
+        let plan = cluster.run("backstay", all)?.expect_success()?.json()?;
+        assert_eq!(plan["startingPoint"]["kind"], "snapshot");
+        let name = plan["startingPoint"]["name"].as_str();
+        name.map(str::to_owned).context("no name")
+    };
+    let time = between.time.to_string();
+    assert_eq!(started_with(&["--to", "latest"])?, "hourly-2");
+    assert_eq!(started_with(&["--to", &time])?, "hourly-1");
+    assert_eq!(
+        started_with(&["--to", &format!("xid:{}", between.xid)])?,
+        "hourly-1"
+    );
+    assert_eq!(
+        started_with(&["--to", "latest", "--from", "snapshot:hourly-1"])?,
+        "hourly-1"
+    );
+    let refuses = |from: &str, expected: &str| -> Result<()> {
+        let run = cluster
+            .run(
+                "backstay",
+                ["restore", "main", "--to", &time, "--from", from],
+            )?
+            .expect_code(1)?;
+        ensure!(run.stderr.contains(expected), "{}", run.stderr);
+        ensure!(run.stderr.contains("hint: "), "no hint: {}", run.stderr);
+        Ok(())
+    };
+    refuses("snapshot:daily", "there is no snapshot \"daily\"")?;
+    refuses("snapshot:hourly-2", "is not after the moment of the copy")?;
+    refuses("base-backup", "declare no base backups")?;
+    let windows = cluster
+        .run("backstay", ["windows", "main"])?
+        .expect_success()?;
+    ensure!(
+        windows.stdout.contains("hourly-1, timeline 1, after ")
+            && windows.stdout.contains("hourly-2, timeline 1, after "),
+        "{}",
+        windows.stdout
+    );
+
+    // From the snapshot to the row, by a branch.
+    let made = cluster
+        .run(
+            "backstay",
+            [
+                "branch", "create", "main", "--json", "--name", "then", "--at", &time,
+            ],
+        )?
+        .expect_success()?
+        .json()?;
+    assert_eq!(made["made"]["from"], "snapshot hourly-1");
+    let branches = durable_file::with_suffix(cluster.data(), ".branches");
+    let branch = history.testbed.take_over(
+        &branches.join("then/data"),
+        &branches.join("then/socket"),
+        5432,
+        cluster.settings_path(),
+    );
+    history
+        .ledger
+        .expected(&Until::on_first_timeline(Stop::Time(between.time, true)))
+        .compare(&branch)?
+        .expect_exact()
+        .map(drop)
 }

@@ -67,6 +67,8 @@ pub enum Content {
 #[derive(Clone, Debug)]
 pub struct Files {
     entries: Vec<Entry>,
+    /// Whether they are in a ZFS snapshot.
+    is_snapshot: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -89,6 +91,7 @@ impl ClusterCopy {
     pub fn files(&self, wal: &BTreeSet<PathBuf>) -> Result<Files> {
         let mut files = Files {
             entries: Vec::new(),
+            is_snapshot: crate::snapshot_name(&self.directory).is_some(),
         };
         files.add_directory(&self.directory, None, Path::new(""), &|below| {
             is_wanted(below, wal)
@@ -249,7 +252,7 @@ impl Files {
                 Content::File { .. } => files.push((entry.source.as_path(), to)),
             }
         }
-        copy_all(&files, progress)?;
+        copy_all(&files, self.is_snapshot, progress)?;
         for (oid, directory) in tablespaces {
             let link = destination.join(TABLESPACE_LINKS).join(oid.to_string());
             symlink(directory, &link).with_context(|| format!("link \"{}\"", link.display()))?;
@@ -266,14 +269,18 @@ fn create_directory(directory: &Path) -> Result<()> {
 }
 
 /// Copies each file, a few at a time, until all are copied or one fails.
-fn copy_all(files: &[(&Path, PathBuf)], progress: &(impl Fn(u64) + Sync)) -> Result<()> {
+fn copy_all(
+    files: &[(&Path, PathBuf)],
+    is_snapshot: bool,
+    progress: &(impl Fn(u64) + Sync),
+) -> Result<()> {
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     std::thread::scope(|scope| {
         for _ in 0..COPIERS.min(files.len()) {
             scope.spawn(|| {
                 while let Some((from, to)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(err) = copy(from, to, progress) {
+                    if let Err(err) = copy(from, to, is_snapshot, progress) {
                         next.store(files.len(), Ordering::Relaxed);
                         if let Ok(mut failure) = failure.lock() {
                             failure.get_or_insert(err);
@@ -290,12 +297,16 @@ fn copy_all(files: &[(&Path, PathBuf)], progress: &(impl Fn(u64) + Sync)) -> Res
     }
 }
 
-fn copy(from: &Path, to: &Path, progress: &impl Fn(u64)) -> Result<()> {
+fn copy(from: &Path, to: &Path, is_snapshot: bool, progress: &impl Fn(u64)) -> Result<()> {
     let mode = fs::symlink_metadata(from)
         .with_context(|| format!("examine \"{}\"", from.display()))?
         .permissions()
         .mode()
         & FILE_MODE;
-    durable_file::copy_file(from, to, mode, progress)
-        .with_context(|| format!("copy \"{}\" to \"{}\"", from.display(), to.display()))
+    let copied = if is_snapshot {
+        durable_file::copy_file_of_snapshot(from, to, mode, progress)
+    } else {
+        durable_file::copy_file(from, to, mode, progress)
+    };
+    copied.with_context(|| format!("copy \"{}\" to \"{}\"", from.display(), to.display()))
 }

@@ -578,6 +578,50 @@ pub fn copy_file(
     copy_bytes(&mut source, &mut counted).map(drop)
 }
 
+/// Copies as [`copy_file`] does from a file of a snapshot, which nobody can be writing.
+///
+/// The kernel copies, so that ZFS shares blocks between a snapshot and its dataset. For a file that is
+/// being written this has handed out zeros (OpenZFS issues 15526 and 15933); a snapshot holds no
+/// unwritten data.
+///
+/// # Errors
+///
+/// As [`copy_file`].
+pub fn copy_file_of_snapshot(
+    from: &Path,
+    to: &Path,
+    mode: u32,
+    mut progress: impl FnMut(u64),
+) -> io::Result<()> {
+    /// What is copied by one call, so that progress is seen.
+    const AT_A_TIME: usize = 64 << 20;
+    let source = open_regular(from)?;
+    let sink = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(to)?;
+    let length = source.metadata()?.len();
+    let mut copied = 0;
+    while copied < length {
+        match rustix::fs::copy_file_range(&source, None, &sink, None, AT_A_TIME) {
+            Ok(0) | Err(_) => break,
+            Ok(part) => {
+                copied += part as u64;
+                progress(part as u64);
+            }
+        }
+    }
+    if copied == length {
+        return Ok(());
+    }
+    // The kernel would not, or not to the end: from the beginning, by reading and writing.
+    drop(sink);
+    fs::remove_file(to)?;
+    copy_file(from, to, mode, |_| {})
+}
+
 /// Whether a copy of `from` in `directory` would share its blocks, so that it takes no space.
 #[must_use]
 pub fn would_share_blocks(from: &Path, directory: &Path) -> bool {

@@ -180,3 +180,34 @@ fn a_lock_that_is_shared_with_children_is_held_by_them() {
     lock.share_with_children().unwrap();
     assert!(is_inherited(&lock));
 }
+
+#[test]
+fn a_copy_has_the_content_and_the_mode_and_replaces_nothing() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let from = directory.path().join("from");
+    let content = vec![7; 700_000];
+    fs::write(&from, &content).unwrap();
+    type Way = fn(&Path, &Path, &mut u64) -> io::Result<()>;
+    let ways: [(&str, Way); 2] = [
+        ("by-hand", |from, to, sum| {
+            copy_file(from, to, 0o600, |bytes| *sum += bytes)
+        }),
+        ("by-kernel", |from, to, sum| {
+            copy_file_of_snapshot(from, to, 0o600, |bytes| *sum += bytes)
+        }),
+    ];
+    for (name, copy) in ways {
+        let to = directory.path().join(name);
+        let mut sum = 0;
+        copy(&from, &to, &mut sum).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), content, "{name}");
+        assert_eq!(sum, 700_000, "{name}");
+        assert_eq!(
+            fs::metadata(&to).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let err = copy(&from, &to, &mut sum).unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::AlreadyExists, "{name}");
+    }
+}

@@ -1,17 +1,20 @@
 //! What a restore can begin with: base backups, or a copy of the data directory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use base_backups::{Progress, Record, Repository};
 use cluster::Tablespace;
 use durable_file::Lock;
-use restore_plan::{Choice, StartingPoint};
+use jiff::Timestamp;
+use restore_plan::{Choice, StartingPoint, Target};
 use tool::Hinted;
+use wal::Lsn;
 
 use super::{Arguments, Beginning, Origin, Plan};
 use crate::copied::Copied;
 use crate::instance::{Contents, Instance, Unarchived, starting_points};
+use crate::snapshots::{self, Snapshot};
 use crate::staging::{self, Staging};
 
 /// What a restore can begin with.
@@ -52,28 +55,149 @@ impl Found {
     }
 }
 
+/// Something that a restore may begin with, not yet looked at closely.
+pub enum Candidate {
+    /// The base backups.
+    BaseBackups,
+    /// A snapshot.
+    Snapshot(Snapshot),
+    /// A copy in this directory.
+    Directory(PathBuf),
+}
+
+/// What a restore may begin with, by `arguments`: what is closest to the target first.
+///
+/// # Errors
+///
+/// Fails when `arguments` name something that is not there.
+pub fn candidates(
+    instance: &Instance,
+    arguments: &Arguments,
+    contents: &Contents,
+) -> Result<Vec<Candidate>> {
+    let is_copy = matches!(
+        arguments.from,
+        Some(Origin::Directory(_) | Origin::Snapshot(_))
+    );
+    if !arguments.tablespace_from.is_empty() && !is_copy {
+        return Err(Hinted::new(
+            "--tablespace-from is for restores that begin with a copy",
+            "leave it out: a base backup holds its tablespaces; --tablespace-mapping says where they go",
+        )
+        .into());
+    }
+    let target = Target::parse(&arguments.to, Timestamp::now())
+        .map_err(|err| Hinted::new(err.to_string(), err.hint().to_owned()))?;
+    let data = &instance.settings.postgresql.data_directory;
+    let all = || snapshots::all(data, contents.plan.system_identifier);
+    // The newest first: it has the least to replay.
+    let early = |all: Vec<Snapshot>| -> Vec<Snapshot> {
+        all.into_iter()
+            .rev()
+            .filter(|snapshot| snapshot.may_lead_to(&target))
+            .collect()
+    };
+    match &arguments.from {
+        Some(Origin::Directory(directory)) => Ok(vec![Candidate::Directory(directory.clone())]),
+        Some(Origin::BaseBackup | Origin::OffSite(_)) => Ok(vec![Candidate::BaseBackups]),
+        Some(Origin::Snapshot(Some(name))) => {
+            let (named, others): (Vec<_>, Vec<_>) =
+                all()?.into_iter().partition(|found| found.name == *name);
+            if named.is_empty() {
+                return Err(no_snapshot(
+                    &format!("no snapshot \"{name}\""),
+                    data,
+                    &others,
+                ));
+            }
+            Ok(named.into_iter().map(Candidate::Snapshot).collect())
+        }
+        Some(Origin::Snapshot(None)) => {
+            let all = all()?;
+            let found = early(all.clone());
+            if found.is_empty() {
+                let what = format!("no snapshot from before \"{target}\"");
+                return Err(no_snapshot(&what, data, &all));
+            }
+            Ok(found.into_iter().map(Candidate::Snapshot).collect())
+        }
+        None => {
+            let mut found: Vec<Candidate> =
+                early(all()?).into_iter().map(Candidate::Snapshot).collect();
+            if found.is_empty() || instance.settings.base_backup.is_some() {
+                let newest = newest_base_backup(instance, &target);
+                let is_newer = |candidate: &Candidate| match candidate {
+                    Candidate::Snapshot(snapshot) => {
+                        newest.is_none_or(|newest| snapshot.control.checkpoint > newest)
+                    }
+                    _ => false,
+                };
+                let at = found
+                    .iter()
+                    .position(|candidate| !is_newer(candidate))
+                    .unwrap_or(found.len());
+                found.insert(at, Candidate::BaseBackups);
+            }
+            Ok(found)
+        }
+    }
+}
+
+/// Where the newest base backup ended that may lead to `target`. What is wrong with the base backups is
+/// told when they are opened.
+fn newest_base_backup(instance: &Instance, target: &Target) -> Option<Lsn> {
+    let records = instance.repository().and_then(|found| found.list()).ok()?;
+    records
+        .iter()
+        .filter(|record| match target {
+            Target::Time(time) => record.stopped_at < *time,
+            Target::Lsn(lsn) => record.stop_lsn < *lsn,
+            _ => true,
+        })
+        .map(|record| record.stop_lsn)
+        .max()
+}
+
+fn no_snapshot(what: &str, data: &Path, others: &[Snapshot]) -> anyhow::Error {
+    let names: Vec<&str> = others.iter().map(|other| other.name.as_str()).collect();
+    Hinted::new(
+        format!("there is {what} that holds \"{}\"", data.display()),
+        if names.is_empty() {
+            "on ZFS snapshots are seen below .zfs/snapshot of its file system; restore from base backups with --from base-backup".to_owned()
+        } else {
+            format!("there are {}", names.join(", "))
+        },
+    )
+    .into()
+}
+
 impl Sources {
-    /// Opens what `arguments` name.
-    pub fn open(instance: &Instance, arguments: &Arguments, contents: &Contents) -> Result<Self> {
-        if let Some(Origin::Directory(directory)) = &arguments.from {
+    /// Opens what `candidate` names.
+    pub fn open(
+        instance: &Instance,
+        arguments: &Arguments,
+        candidate: &Candidate,
+        contents: &Contents,
+    ) -> Result<Self> {
+        let copy = |directory: &Path, snapshot: Option<&str>| {
             let places = &arguments.tablespace_from;
-            return Copied::examine(instance, contents, directory, places)
-                .map(|copied| Self::Copy(Box::new(copied)));
+            let mut copied = Copied::examine(instance, contents, directory, places)?;
+            copied.snapshot = snapshot.map(ToOwned::to_owned);
+            Ok(Self::Copy(Box::new(copied)))
+        };
+        match candidate {
+            Candidate::Directory(directory) => copy(directory, None),
+            Candidate::Snapshot(snapshot) => copy(&snapshot.directory, Some(&snapshot.name)),
+            Candidate::BaseBackups => {
+                let repository = instance.repository()?;
+                let lease = repository.lease()?;
+                Ok(Self::BaseBackups(BaseBackups {
+                    records: repository.list()?,
+                    repository,
+                    _lease: lease,
+                }))
+            }
         }
-        if !arguments.tablespace_from.is_empty() {
-            return Err(Hinted::new(
-                "--tablespace-from is for restores that begin with a copy",
-                "leave it out: a base backup holds its tablespaces; --tablespace-mapping says where they go",
-            )
-            .into());
-        }
-        let repository = instance.repository()?;
-        let lease = repository.lease()?;
-        Ok(Self::BaseBackups(BaseBackups {
-            records: repository.list()?,
-            repository,
-            _lease: lease,
-        }))
     }
 
     /// Counts WAL that comes with them among what there is.
@@ -118,9 +242,16 @@ impl Sources {
             Self::BaseBackups(_) => Beginning::BaseBackup {
                 name: choice.point.clone(),
             },
-            Self::Copy(copied) => Beginning::Copy {
-                directory: copied.copy.directory.clone(),
-            },
+            Self::Copy(copied) => {
+                let directory = copied.copy.directory.clone();
+                match &copied.snapshot {
+                    Some(name) => Beginning::Snapshot {
+                        name: name.clone(),
+                        directory,
+                    },
+                    None => Beginning::Copy { directory },
+                }
+            }
         }
     }
 
