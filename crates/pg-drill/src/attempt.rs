@@ -396,11 +396,11 @@ impl Attempt<'_> {
             .arg("--into")
             .arg(self.scratch.cluster())
             .args(["--yes", "--json"]);
-        if let Some(snapshot) = snapshot {
-            command = command
-                .arg("--from")
-                .arg(from_directory(&snapshot.directory));
-        }
+        command = command.arg("--from");
+        command = match snapshot {
+            Some(snapshot) => command.arg(from_directory(&snapshot.directory)),
+            None => command.arg("base-backup"),
+        };
         // Every tablespace that any base backup has, so none is ever made in its old place. A snapshot is of
         // one dataset, and of a cluster with tablespaces elsewhere it is refused.
         let places: BTreeSet<&Path> = source

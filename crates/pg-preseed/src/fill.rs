@@ -274,7 +274,13 @@ impl<'a> Filling<'a> {
             }
         };
         self.note(PreseedStep::Restoring)?;
-        let mut arguments = vec!["--yes", "--no-backup", "--no-start"];
+        let mut arguments = vec![
+            "--from",
+            "base-backup",
+            "--yes",
+            "--no-backup",
+            "--no-start",
+        ];
         if self.preseed.exclusive {
             arguments.push("--exclusive");
         }
