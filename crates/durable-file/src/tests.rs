@@ -181,6 +181,9 @@ fn a_lock_that_is_shared_with_children_is_held_by_them() {
     assert!(is_inherited(&lock));
 }
 
+/// A way to copy a file that counts what it copies.
+type Way = fn(&Path, &Path, &mut u64) -> io::Result<()>;
+
 #[test]
 fn a_copy_has_the_content_and_the_mode_and_replaces_nothing() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -188,7 +191,6 @@ fn a_copy_has_the_content_and_the_mode_and_replaces_nothing() {
     let from = directory.path().join("from");
     let content = vec![7; 700_000];
     fs::write(&from, &content).unwrap();
-    type Way = fn(&Path, &Path, &mut u64) -> io::Result<()>;
     let ways: [(&str, Way); 2] = [
         ("by-hand", |from, to, sum| {
             copy_file(from, to, 0o600, |bytes| *sum += bytes)
