@@ -52,7 +52,7 @@ with subtest("a person sees which snapshots a restore can begin with"):
 
 with subtest("the instance is looked at as it was, beside itself"):
     made = branch("yesterday", moment)
-    machine.log(f"a branch of {machine.succeed('du -sh /var/lib/postgresql/main/17').split()[0]} took {made['made']['seconds']:.1f} s")
+    machine.log(f"a branch of {machine.succeed('du -sh --apparent-size /var/lib/postgresql/main/17').split()[0]} took {made['made']['seconds']:.1f} s")
     t.assertEqual(made["made"]["from"], "snapshot hourly")
     t.assertEqual(sql(ROWS, made["socketDirectory"], made["port"]), before)
     sql("DROP TABLE orders", made["socketDirectory"], made["port"])
@@ -80,7 +80,7 @@ with subtest("ten times the size is branched in about the same time"):
     sql("CHECKPOINT")
     machine.succeed(f"zfs snapshot {MAIN}@big")
     made = branch("big", "latest")
-    machine.log(f"a branch of {machine.succeed('du -sh /var/lib/postgresql/main/17').split()[0]} took {made['made']['seconds']:.1f} s")
+    machine.log(f"a branch of {machine.succeed('du -sh --apparent-size /var/lib/postgresql/main/17').split()[0]} took {made['made']['seconds']:.1f} s")
     t.assertEqual(sql("SELECT count(*) FROM big", made["socketDirectory"], made["port"]), "120000")
     machine.log(machine.succeed("zpool get -H -o property,value bcloneused,bclonesaved tank"))
     machine.succeed("backstay branch destroy main big", timeout=300)
