@@ -18,6 +18,7 @@ use tool::Level;
 pub use chronicle::{Chronicle, Drill, Space};
 pub use finding::{Check, Finding, Severity, Verdict};
 pub use judge::{Measured, bytes, span};
+pub use report::moment;
 
 use crate::history::History;
 use crate::seen::Instance;

@@ -92,7 +92,9 @@ pub fn json(
     Ok(text + "\n")
 }
 
-fn moment(seconds: f64) -> Option<Timestamp> {
+/// The moment so many seconds after 1970, to a millisecond.
+#[must_use]
+pub fn moment(seconds: f64) -> Option<Timestamp> {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "no clock is 290 million years from 1970"

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use health::seen;
-use health::{Checkup, Chronicle, Severity};
+use health::{Checkup, Chronicle, Severity, moment};
 use instance_state::DrillRecord;
 use jiff::Timestamp;
 use settings::Settings;
@@ -245,13 +245,4 @@ fn storage(checkup: &Checkup) -> Vec<Storage> {
             })
         })
         .collect()
-}
-
-fn moment(seconds: f64) -> Option<Timestamp> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "no clock is 290 million years from 1970"
-    )]
-    let milliseconds = (seconds * 1000.0) as i64;
-    Timestamp::from_millisecond(milliseconds).ok()
 }
