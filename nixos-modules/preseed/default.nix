@@ -214,6 +214,23 @@ let
         }
       ]
     );
+  # After a restore before its start the server's base backups are all of an older timeline. What restored asks for a new one, and
+  # pg-base-backup takes the request back.
+  baseBackupRequest =
+    name: instance:
+    lib.nameValuePair "postgresql-basebackup-requested-${name}" {
+      description = "Wait for a request for a base backup of the PostgreSQL instance ${name}";
+      # Only a server that runs can be backed up.
+      after = [ (units name).server ];
+      wantedBy = [ (units name).server ];
+      pathConfig = {
+        PathExists = "${instance.paths.state}/base-backup-requested";
+        Unit = (units name).baseBackup;
+        # The request stays if the base backup fails. Then the timer's next one takes it back.
+        TriggerLimitIntervalSec = "1h";
+        TriggerLimitBurst = 3;
+      };
+    };
 in
 {
   imports = [
@@ -238,7 +255,14 @@ in
       name: instance:
       lib.nameValuePair "postgresql-${name}" {
         restartTriggers = [ (builtins.toJSON instance.programSettings.recovery) ];
+        # The restore takes a lock beside the base backups. "-": a backup disk that is missing keeps the server
+        # down only as long as there is a recovery to do.
+        serviceConfig.ReadWritePaths = [ "-${instance.paths.backups}" ];
       }
     ) recovering)
   ];
+
+  config.systemd.paths = lib.mapAttrs' baseBackupRequest (
+    lib.filterAttrs (_: instance: instance.backup.takesBaseBackups) (preseeding // recovering)
+  );
 }

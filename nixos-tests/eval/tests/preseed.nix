@@ -646,6 +646,41 @@ in
     };
   };
 
+  "test what restored before the start of the server has a base backup taken once it runs" = {
+    expr =
+      let
+        path = "postgresql-basebackup-requested-main.path";
+        declared = declaration: evaluated: values declaration path evaluated;
+        recovering = host {
+          recovery = {
+            enable = true;
+            id = "a";
+          };
+        };
+      in
+      {
+        file = declared "PathExists" fromBaseBackups;
+        unit = declared "Unit" fromBaseBackups;
+        after = declared "After" fromBaseBackups;
+        wanted = declared "WantedBy" fromBaseBackups;
+        recovering = declared "Unit" recovering;
+        # The restore takes a lock beside the base backups.
+        writes = lib.elem "-/var/backup/postgresql/main" (
+          values "ReadWritePaths" "postgresql-main.service" recovering
+        );
+        neither = (host { }).units ? ${path};
+      };
+    expected = {
+      file = [ "/var/lib/backstay/main/base-backup-requested" ];
+      unit = [ "postgresql-basebackup-main.service" ];
+      after = [ "postgresql-main.service" ];
+      wanted = [ "postgresql-main.service" ];
+      recovering = [ "postgresql-basebackup-main.service" ];
+      writes = true;
+      neither = false;
+    };
+  };
+
   # Recovery.
 
   "test a recovery reaches the settings with its id" = {
