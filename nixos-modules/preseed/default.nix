@@ -223,6 +223,10 @@ let
       # Only a server that runs can be backed up.
       after = [ (units name).server ];
       wantedBy = [ (units name).server ];
+      # Otherwise it comes before paths.target, and so before the server, which is a cycle.
+      unitConfig.DefaultDependencies = false;
+      conflicts = [ "shutdown.target" ];
+      before = [ "shutdown.target" ];
       pathConfig = {
         PathExists = "${instance.paths.state}/base-backup-requested";
         Unit = (units name).baseBackup;
