@@ -295,10 +295,11 @@ impl<'a> Filling<'a> {
             self.give_up(&config);
             return Err(err);
         }
-        finish::check(
-            &self.settings.postgresql.data_directory,
-            self.preseed.as_standby,
-        )
+        let data = &self.settings.postgresql.data_directory;
+        if self.preseed.clear_replication_slots {
+            finish::clear_slots(data)?;
+        }
+        finish::check(data, self.preseed.as_standby)
     }
 
     /// Fetches what the restore needs, and returns the settings for it.

@@ -62,6 +62,29 @@ pub fn check(data: &Path, as_standby: bool) -> Result<()> {
     Ok(())
 }
 
+/// Removes replication slots that came along in the cluster in `data`, on which no server has run here yet.
+/// Nobody reads them any more, and they would keep WAL for ever.
+///
+/// # Errors
+///
+/// Fails when they cannot be listed or removed.
+pub fn clear_slots(data: &Path) -> Result<()> {
+    let slots = data.join("pg_replslot");
+    for entry in fs::read_dir(&slots).with_context(|| format!("list \"{}\"", slots.display()))? {
+        let entry = entry.with_context(|| format!("list \"{}\"", slots.display()))?;
+        fs::remove_dir_all(entry.path())
+            .with_context(|| format!("remove \"{}\"", entry.path().display()))?;
+        tool::log(
+            Level::Info,
+            format_args!(
+                "dropped the replication slot {}",
+                entry.file_name().display()
+            ),
+        );
+    }
+    durable_file::sync_directory(&slots)
+}
+
 /// Puts the WAL that was fetched into the archive of this machine, so that it goes on where the lost one
 /// ended: a restore that begins with an older base backup finds it in one place with what comes.
 ///
@@ -121,4 +144,43 @@ pub fn request_base_backup(settings: &Settings) -> Result<()> {
     let path = instance_state::base_backup_request(&settings.state_directory());
     durable_file::replace(&path, b"after a preseed\n")
         .map_err(|err| anyhow!("ask for a base backup: {err:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_that_came_along_are_dropped_and_nothing_else() {
+        let data = tempfile::tempdir().unwrap();
+        let slot = data.path().join("pg_replslot/of_the_old_server");
+        fs::create_dir_all(&slot).unwrap();
+        fs::write(slot.join("state"), "slot").unwrap();
+        fs::write(data.path().join("PG_VERSION"), "17").unwrap();
+        clear_slots(data.path()).unwrap();
+        assert!(!slot.exists() && data.path().join("pg_replslot").is_dir());
+        assert!(data.path().join("PG_VERSION").exists());
+        clear_slots(data.path()).unwrap();
+        assert!(clear_slots(&data.path().join("elsewhere")).is_err());
+    }
+
+    #[test]
+    fn s25_a_cluster_with_a_mode_or_a_signal_that_it_should_not_have_is_refused() {
+        let data = tempfile::tempdir().unwrap();
+        let set_mode = |mode| {
+            fs::set_permissions(data.path(), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set_mode(0o700);
+        check(data.path(), false).unwrap();
+        assert!(check(data.path(), true).is_err());
+        set_mode(0o755);
+        assert!(check(data.path(), false).is_err());
+        set_mode(0o750);
+        check(data.path(), false).unwrap();
+        fs::write(data.path().join("standby.signal"), "").unwrap();
+        assert!(check(data.path(), false).is_err());
+        check(data.path(), true).unwrap();
+        fs::write(data.path().join("recovery.signal"), "").unwrap();
+        assert!(check(data.path(), true).is_err());
+    }
 }

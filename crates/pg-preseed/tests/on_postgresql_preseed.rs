@@ -506,6 +506,45 @@ fn s17_a_restore_that_lacked_only_its_last_rename_is_completed() -> Result<()> {
     machine.is_back(&expected)
 }
 
+#[test]
+fn s23_killed_at_any_time_it_never_leaves_half_a_cluster_and_in_the_end_every_row_is_there()
+-> Result<()> {
+    let machine = Machine::with_base_backups()?;
+    let expected = machine.in_use()?;
+    machine.lose_data()?;
+    let log = machine.testbed.path().join("log");
+    // Somewhere in the look around, the copying, the replay and after it, as fast as the machine is.
+    for milliseconds in [30, 400, 1500, 3500] {
+        let mut run = machine
+            .cluster
+            .program("pg-preseed", [] as [&str; 0])?
+            .start_with_log(&log)?;
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        let group = nix::unistd::Pid::from_raw(i32::try_from(run.id())?);
+        // It may have ended well by then.
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        run.wait()?;
+        if machine.data().join("PG_VERSION").exists() {
+            archive::read_control_file(machine.data())?;
+        }
+        let consents = PreseedRecord::read(&machine.state())?
+            .is_some_and(|record| record.outcome.allows_empty_cluster());
+        ensure!(!consents, "an empty cluster would be made");
+    }
+    // What a killed run has left behind goes on by itself, and is not worked against.
+    testbed::wait_until("the directory is filled", || {
+        let run = machine.preseed(&[])?;
+        ensure!(
+            run.code() == Some(0) || run.stderr.contains("is running"),
+            "{}",
+            run.stderr
+        );
+        Ok((run.code() == Some(0)).then_some(()))
+    })?;
+    assert_eq!(machine.record()?.outcome, PreseedOutcome::Restored);
+    machine.is_back(&expected)
+}
+
 /// Where restic is, if it is installed.
 fn restic() -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
