@@ -15,6 +15,8 @@ use clap::Args;
 use command::Command;
 use serde_json::Value;
 
+#[cfg(test)]
+pub use data::Snapshot;
 pub use data::{Finding, Objective, ServerState, Status};
 
 use crate::{InstanceArguments, SETTINGS_DIRECTORY};

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use settings::Settings;
 
 use super::data::{
-    Archive, BaseBackup, Finding, LastDrill, Objective, ServerState, Status, Storage, Window,
+    Archive, BaseBackup, Finding, LastDrill, Objective, ServerState, Snapshot, Status, Storage,
+    Window,
 };
 use crate::instance::Instance;
 use crate::windows;
@@ -45,6 +46,7 @@ pub fn collect(config: &Path, settings: Settings) -> Status {
         unit: settings.postgresql.unit.clone(),
         windows: Vec::new(),
         base_backups: Vec::new(),
+        snapshots: Vec::new(),
         archive: archive(&checkup),
         objectives: objectives(&settings, &checkup, last_drill.as_ref()),
         drills_are_declared: settings.drill.is_some(),
@@ -62,12 +64,31 @@ pub fn collect(config: &Path, settings: Settings) -> Status {
     };
     // What is in the way of these is in the way of the checks too, and so among the findings.
     if let Ok(instance) = Instance::open(config, settings) {
+        status.snapshots = snapshots(&instance).unwrap_or_else(|err| {
+            unknown.push(format!("snapshots: {err:#}"));
+            Vec::new()
+        });
         let (windows, backups) = restore_points(&instance, &checkup, &mut unknown);
         status.windows = windows;
         status.base_backups = backups;
     }
     status.unknown = unknown;
     status
+}
+
+/// The snapshots of the data, oldest first.
+fn snapshots(instance: &Instance) -> anyhow::Result<Vec<Snapshot>> {
+    let identifier = instance.archive.newest_cluster()?.system_identifier;
+    let data = &instance.settings.postgresql.data_directory;
+    let mut shown: Vec<Snapshot> = crate::snapshots::all(data, identifier)?
+        .into_iter()
+        .map(|snapshot| Snapshot {
+            checkpoint_at: snapshot.checkpoint_time(),
+            name: snapshot.name,
+        })
+        .collect();
+    shown.sort_by_key(|snapshot| snapshot.checkpoint_at);
+    Ok(shown)
 }
 
 fn restore_points(

@@ -24,6 +24,9 @@ pub struct Status {
     /// What restores can reach, by base backup and timeline, oldest first.
     pub windows: Vec<Window>,
     pub base_backups: Vec<BaseBackup>,
+    /// Snapshots of the data that a restore can begin with, oldest first.
+    #[serde(default)]
+    pub snapshots: Vec<Snapshot>,
     /// What the archive holds; nothing if it cannot be read.
     pub archive: Option<Archive>,
     pub objectives: Vec<Objective>,
@@ -101,6 +104,15 @@ pub struct BaseBackup {
     pub stored_bytes: u64,
     /// What is wrong with it, if anything is.
     pub damage: Option<String>,
+}
+
+/// A snapshot of the data. With the archive, every moment after it can be restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    pub name: String,
+    /// When its last checkpoint was, if that can be told.
+    pub checkpoint_at: Option<Timestamp>,
 }
 
 /// The WAL archive.

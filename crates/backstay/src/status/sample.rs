@@ -130,6 +130,7 @@ pub fn healthy() -> Status {
         unit: Some("postgresql-main.service".into()),
         windows,
         base_backups,
+        snapshots: Vec::new(),
         archive: Some(Archive {
             files: 4127,
             stored_bytes: gib(17),

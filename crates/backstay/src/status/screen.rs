@@ -92,6 +92,9 @@ pub fn text(status: &Status, ink: Ink) -> String {
         row(line.0, &line.1);
     }
     row("base backups", &base_backups(status, ink));
+    if let Some(snapshots) = snapshots(status) {
+        row("snapshots", &snapshots);
+    }
     row("WAL archive", &archive(status, ink));
     row("last drill", &drill(status, ink));
     for (number, objective) in status.objectives.iter().enumerate() {
@@ -186,6 +189,12 @@ fn server(status: &Status, ink: Ink) -> String {
 
 fn reach(status: &Status, ink: Ink) -> Vec<(&'static str, String)> {
     let (Some(from), Some(to)) = (status.earliest(), status.latest()) else {
+        if let Some(oldest) = status.snapshots.iter().find_map(|one| one.checkpoint_at) {
+            return vec![(
+                "can be restored",
+                format!("from  {}, by a snapshot", shown_time(oldest)),
+            )];
+        }
         return vec![(
             "can be restored",
             ink.of(Severity::Critical, "NOTHING that is known"),
@@ -216,7 +225,13 @@ fn reach(status: &Status, ink: Ink) -> Vec<(&'static str, String)> {
 
 fn base_backups(status: &Status, ink: Ink) -> String {
     let Some(newest) = status.base_backups.last() else {
-        return ink.of(Severity::Critical, "NONE that is known");
+        // Who has snapshots can do without.
+        let severity = if status.snapshots.is_empty() {
+            Severity::Critical
+        } else {
+            Severity::Warning
+        };
+        return ink.of(severity, "NONE that is known");
     };
     let damaged = status
         .base_backups
@@ -234,6 +249,19 @@ fn base_backups(status: &Status, ink: Ink) -> String {
         text += &ink.of(Severity::Critical, &format!(", {damaged} DAMAGED"));
     }
     text
+}
+
+fn snapshots(status: &Status) -> Option<String> {
+    let newest = status.snapshots.last()?;
+    let when = newest.checkpoint_at.map_or_else(
+        || "of an unknown time".to_owned(),
+        |at| format!("{} ago", age(status.at, at)),
+    );
+    Some(format!(
+        "{}, newest {when} ({})",
+        status.snapshots.len(),
+        newest.name
+    ))
 }
 
 fn archive(status: &Status, ink: Ink) -> String {

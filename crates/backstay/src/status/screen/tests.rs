@@ -71,6 +71,27 @@ fn a_gap_is_shown_and_an_objective_that_is_not_kept() {
 }
 
 #[test]
+fn who_has_snapshots_can_do_without_base_backups() {
+    let mut status = sample::broken();
+    for (name, time) in [
+        ("@old", "2026-11-20T00:00:00Z"),
+        ("@new", "2026-11-21T00:00:00Z"),
+    ] {
+        status.snapshots.push(crate::status::Snapshot {
+            name: name.into(),
+            checkpoint_at: Some(time.parse().unwrap()),
+        });
+    }
+    let text = text(&status, Ink::Plain);
+    for expected in [
+        "\n  can be restored   from  2026-11-20 00:00:00 UTC, by a snapshot\n",
+        "\n  snapshots         2, newest 18 hours ago (@new)\n",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
 fn colour_is_for_terminals_and_goes_with_no_color() {
     for (is_terminal, no_color, expected) in [
         (true, None, Ink::Colour),
