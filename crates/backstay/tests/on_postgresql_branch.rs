@@ -263,7 +263,12 @@ fn a_killed_create_leaves_what_list_names_and_destroy_removes() -> Result<()> {
             )?
             .line();
         let script = format!("timeout -s KILL {delay} {line}");
-        Run::of(&command::Command::new("/bin/sh").args(["-c", &script]))?;
+        Run::of(
+            &command::Command::new("/bin/sh")
+                .args(["-c", &script])
+                // What a killed one leaves there goes with the test.
+                .env("TMPDIR", history.testbed.path()),
+        )?;
         for branch in history.list()? {
             let name = branch["name"].as_str().context("no name")?.to_owned();
             if branch["state"] == "left behind" {

@@ -341,7 +341,12 @@ fn r20_r22_a_restore_that_is_killed_can_be_run_again() -> Result<()> {
             )?
             .line();
         let script = format!("timeout -s KILL {delay} {line}");
-        Run::of(&command::Command::new("/bin/sh").args(["-c", &script]))?;
+        Run::of(
+            &command::Command::new("/bin/sh")
+                .args(["-c", &script])
+                // What a killed one leaves there goes with the test.
+                .env("TMPDIR", history.testbed.path()),
+        )?;
         let again = history
             .restore(&["--to", "latest", "--no-backup"])?
             .expect_success()?;
