@@ -185,6 +185,12 @@ impl<'a> Filling<'a> {
         let mut asked: Vec<Asked<'_>> = sources.iter().map(Asked::new).collect();
         for pause in PAUSES.iter().map(Some).chain([None]) {
             if self.try_all(&mut asked, &known)? {
+                // The cluster is in its place. What fails from here on is no reason to try another source.
+                let data = &self.settings.postgresql.data_directory;
+                if self.preseed.clear_replication_slots {
+                    finish::clear_slots(data)?;
+                }
+                finish::check(data, self.preseed.as_standby)?;
                 return self.finish();
             }
             let is_proven = choice::without_restore(&answers(&asked), false).allows_empty_cluster();
@@ -295,11 +301,7 @@ impl<'a> Filling<'a> {
             self.give_up(&config);
             return Err(err);
         }
-        let data = &self.settings.postgresql.data_directory;
-        if self.preseed.clear_replication_slots {
-            finish::clear_slots(data)?;
-        }
-        finish::check(data, self.preseed.as_standby)
+        Ok(())
     }
 
     /// Fetches what the restore needs, and returns the settings for it.
