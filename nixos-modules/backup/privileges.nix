@@ -1,32 +1,5 @@
 # Presets of blib.hardening with what single units need beyond them, each with its reason.
-{ lib, pkgs }:
-let
-  blib = import ../lib.nix { inherit lib pkgs; };
-  inherit (blib.hardening) datasets;
-in
 {
-  # A program that fetches datasets from another host, mounts them for everybody, and runs a server on what
-  # it got there.
-  fetchingDatasets =
-    # They come over ssh, a repository over whatever restic speaks.
-    removeAttrs datasets [
-      "IPAddressDeny"
-      "PrivateNetwork"
-    ]
-    // {
-      CapabilityBoundingSet = datasets.CapabilityBoundingSet ++ [
-        # PostgreSQL refuses to run as root, so the server that replays the WAL is started, and stopped
-        # again, as the user of the instance.
-        "CAP_SETUID"
-        "CAP_SETGID"
-      ];
-      RestrictAddressFamilies = [
-        "AF_UNIX"
-        "AF_INET"
-        "AF_INET6"
-      ];
-    };
-
   # A program that reads snapshots: they are listed over /dev/zfs, which anybody may ask, and their files
   # are below .zfs, where they belong to whom they belong in the dataset. It changes no dataset.
   readingSnapshots =

@@ -8,7 +8,7 @@
 let
   blib = import ../lib.nix { inherit lib pkgs; };
   helper = import ../backup/helper.nix { inherit lib pkgs; };
-  privileges = import ../backup/privileges.nix { inherit lib pkgs; };
+  privileges = import ../backup/privileges.nix;
   messages = import ../backup/messages.nix { inherit lib; };
   restic = import ../restic/places.nix { inherit lib config; };
   credentials = import ../backup/credentials.nix { inherit lib; };

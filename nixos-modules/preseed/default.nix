@@ -8,7 +8,7 @@
 let
   blib = import ../lib.nix { inherit lib pkgs; };
   helper = import ../backup/helper.nix { inherit lib pkgs; };
-  privileges = import ../backup/privileges.nix { inherit lib pkgs; };
+  privileges = import ../backup/privileges.nix;
   restic = import ../restic/places.nix { inherit lib config; };
   sources = import ./sources.nix { inherit lib config; };
   targets = import ./target.nix { inherit lib; };
@@ -133,13 +133,8 @@ let
         (if isDirectory then privileges.readingEverything else lib.id) (
           if usesNetwork then blib.hardening.network else blib.hardening.helper
         );
-      preset =
-        if uses "syncoid" then
-          privileges.fetchingDatasets
-        else if uses "local" then
-          privileges.readingSnapshots reading
-        else
-          reading;
+      # pg-preseed asks for datasets and changes none.
+      preset = if usesDatasets then privileges.readingSnapshots reading else reading;
 
       # "%" begins a specifier in a unit file.
       escape = lib.replaceStrings [ "%" ] [ "%%" ];

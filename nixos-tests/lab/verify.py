@@ -112,7 +112,7 @@ DUTIES = [
 ]
 
 # What changes datasets and mounts them for everybody can have nothing that comes with a mount namespace.
-CHANGES_DATASETS = re.compile(r"backstay-datasets|sanoid|syncoid-|preseed-")
+CHANGES_DATASETS = re.compile(r"backstay-datasets|sanoid|syncoid-")
 MOUNTS = {
     "User": None,
     "CapabilityBoundingSet": "CAP_SYS_ADMIN CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE CAP_SETUID CAP_SETGID",

@@ -534,22 +534,20 @@ in
     };
   };
 
-  "test what receives datasets has no mount namespace" = {
+  "test a preseed asks for datasets and has no rights over them" = {
     expr = {
-      namespaces = lib.concatMap (directive: values directive unit everything) [
-        "ProtectSystem"
-        "PrivateTmp"
-        "ReadWritePaths"
-        "PrivateNetwork"
-        "IPAddressDeny"
-      ];
+      user = values "User" unit everything;
+      capabilities = values "CapabilityBoundingSet" unit everything;
       device = values "DeviceAllow" unit everything;
+      system = values "ProtectSystem" unit everything;
       mounts = values "RequiresMountsFor" unit everything;
       families = values "RestrictAddressFamilies" unit everything;
     };
     expected = {
-      namespaces = [ ];
+      user = [ "postgres" ];
+      capabilities = [ "" ];
       device = [ "/dev/zfs rw" ];
+      system = [ "strict" ];
       mounts = [
         "/var/lib/postgresql/main"
         "/var/lib/postgresql/main-wal"
