@@ -325,7 +325,7 @@ class LimitsOfExposure(unittest.TestCase):
             verdict = Verdict()
             # As if systemd had been asked.
             network = "reaches other hosts"
-            verdict.limits = {network: 1.1, f"mounts datasets, {network}": 4.5, "is root": 0.4}
+            verdict.limits = {network: 1.1, "is root": 0.4}
             return Example("host", Path(directory), host.Root(Path("/"), Path(directory)), verdict)._limit(unit)
 
     def test_a_network_is_for_units_whose_duty_it_is(self) -> None:
@@ -340,8 +340,8 @@ class LimitsOfExposure(unittest.TestCase):
         self.assertEqual(self.limit("postgresql-main.service", "ExecStart=/usr/lib/postgresql/17/bin/postgres -D /data"), SERVER_LIMIT)
         mounts = "CapabilityBoundingSet=CAP_SYS_ADMIN"
         self.assertEqual(self.limit("backstay-datasets.service", mounts), DATASETS_LIMIT)
-        self.assertEqual(self.limit("preseed-postgresql-main.service", mounts), DATASETS_LIMIT)
-        self.assertEqual(self.limit("preseed-postgresql-main.service", mounts, "RestrictAddressFamilies=AF_INET6"), 4.5)
+        self.assertEqual(self.limit("preseed-postgresql-main.service", mounts), HELPER_LIMIT)
+        self.assertEqual(self.limit("preseed-postgresql-main.service", mounts, "RestrictAddressFamilies=AF_INET6"), 1.1)
         self.assertEqual(self.limit("postgresql-dump-app.service", mounts), HELPER_LIMIT)
 
 

@@ -111,30 +111,8 @@ DUTIES = [
     ),
 ]
 
-# What changes datasets and mounts them for everybody can have nothing that comes with a mount namespace.
+# What makes, snapshots and sends datasets; no other unit changes one.
 CHANGES_DATASETS = re.compile(r"backstay-datasets|sanoid|syncoid-")
-MOUNTS = {
-    "User": None,
-    "CapabilityBoundingSet": "CAP_SYS_ADMIN CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE CAP_SETUID CAP_SETGID",
-    "DeviceAllow": "/dev/zfs rw",
-    "SystemCallFilter": "@system-service @mount",
-    **dict.fromkeys(
-        [
-            "PrivateDevices",
-            "PrivateMounts",
-            "PrivateTmp",
-            "PrivateUsers",
-            "ProcSubset",
-            "ProtectControlGroups",
-            "ProtectHome",
-            "ProtectKernelLogs",
-            "ProtectKernelModules",
-            "ProtectKernelTunables",
-            "ProtectProc",
-            "ProtectSystem",
-        ]
-    ),
-}
 
 # NixOS' own, of which only what our modules set is rendered: its sandbox is not there to be looked at.
 NOT_OURS = re.compile(r"prometheus-.*")
@@ -268,16 +246,13 @@ class Example:
             for duty in DUTIES
             if duty.units.match(unit) and any(duty.value.fullmatch(value) for value in self._lines(unit, duty.key))
         ]
-        mounts = bool(CHANGES_DATASETS.match(unit)) and "CAP_SYS_ADMIN" in self._lines(unit, "CapabilityBoundingSet")
-        is_of_datasets = mounts or unit.startswith(("sanoid", "syncoid-"))
-        limit = DATASETS_LIMIT if is_of_datasets else HELPER_LIMIT
+        limit = DATASETS_LIMIT if CHANGES_DATASETS.match(unit) else HELPER_LIMIT
         if not duties:
             return limit
-        service = {**STRICTEST, **(MOUNTS if mounts else {})}
+        service = dict(STRICTEST)
         for duty in duties:
-            # A program that mounts is root, and reads everybody's files by another capability already.
-            service |= {key: value for key, value in duty.price.items() if not mounts or key not in MOUNTS}
-        what = ", ".join([*(["mounts datasets"] if mounts else []), *(duty.name for duty in duties)])
+            service |= duty.price
+        what = ", ".join(duty.name for duty in duties)
         return max(limit, self._least_exposure(what, service))
 
     def _least_exposure(self, what: str, service: dict[str, str | None]) -> float:
