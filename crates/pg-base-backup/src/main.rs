@@ -116,11 +116,10 @@ fn take(settings: &Settings, cli: &Cli) -> Result<Record> {
         archive: &archive,
     }
     .run(cli);
-    if taken.is_err() {
-        // A backup that failed is worth nothing, and the disk may be full.
-        if let Err(err) = repository.clear_unfinished(&lock) {
-            tool::report("could not remove the unfinished base backup", &err);
-        }
+    // A backup that failed is worth nothing, and the disk may be full. After one that succeeded there can be
+    // what a killed run's pg_basebackup, slow to start, has begun since.
+    if let Err(err) = repository.clear_unfinished(&lock) {
+        tool::report("could not remove an unfinished base backup", &err);
     }
     taken
 }

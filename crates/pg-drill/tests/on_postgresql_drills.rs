@@ -39,6 +39,8 @@ impl Rehearsed {
             .segment_size_mib(1)
             .configure("track_commit_timestamp = on")
             .configure("log_connections = on")
+            // Its transactions would make the window longer than the last canary.
+            .configure("autovacuum = off")
             .settings(&json!({
                 "stateDirectory": place("state")?,
                 "metrics": { "directory": place("metrics")? },
