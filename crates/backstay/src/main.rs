@@ -13,7 +13,6 @@ mod notify;
 mod off_site;
 mod report;
 mod restore;
-mod snapshots;
 mod staging;
 mod status;
 mod verify;
@@ -355,7 +354,7 @@ fn preseed(instance: &InstanceArguments, plan: bool, json: bool) -> Result<()> {
             .filter(|(_, is_wanted)| *is_wanted)
             .map(|(flag, _)| flag.into()),
     );
-    let program = restore::sibling("pg-preseed")?;
+    let program = command::sibling("pg-preseed")?;
     match ::command::replace_process(&program, &arguments)? {}
 }
 

@@ -7,7 +7,7 @@ mod pictures;
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
 use tool::Level;
@@ -39,14 +39,5 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Level::Info,
         format_args!("wrote \"{}\"", arguments.file.display()),
     );
-    let failed: Vec<&str> = all
-        .iter()
-        .filter(|(_, status)| status.is_err())
-        .map(|(instance, _)| instance.as_str())
-        .collect();
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        bail!("cannot look at {}", failed.join(", "))
-    }
+    crate::status::complain_of_failures(&all)
 }

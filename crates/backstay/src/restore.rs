@@ -1201,7 +1201,7 @@ fn recover(
 
 /// The restore command with our program, quoted for the shell that PostgreSQL runs it in.
 fn restore_command(config: &Path, unarchived: Option<&Path>) -> Result<String> {
-    let program = sibling("pg-restore-wal")?;
+    let program = command::sibling("pg-restore-wal")?;
     // A percent sign would begin one of PostgreSQL's own placeholders.
     let word = |path: &Path| quoted(&path.display().to_string()).replace('%', "%%");
     let unarchived = unarchived.map_or_else(String::new, |directory| {
@@ -1213,14 +1213,6 @@ fn restore_command(config: &Path, unarchived: Option<&Path>) -> Result<String> {
         word(&program),
         word(config)
     ))
-}
-
-/// Another of our programs, which is installed beside this one.
-pub fn sibling(name: &str) -> Result<PathBuf> {
-    let own = std::env::current_exe().context("find this program")?;
-    let program = own.with_file_name(name);
-    ensure!(program.exists(), "\"{}\" is missing", program.display());
-    Ok(program)
 }
 
 /// The last segment that the recovery could have read.
@@ -1300,7 +1292,7 @@ fn finish(instance: &Instance, arguments: &Arguments, outcome: &Outcome) -> Resu
     }
     // Restores to a moment from now on start here, without the way over the old timeline.
     say("taking a base backup of the restored cluster");
-    Command::new(sibling("pg-base-backup")?)
+    Command::beside("pg-base-backup")?
         .arg("--config")
         .arg(&instance.declared_config)
         .arg("--full")

@@ -93,6 +93,11 @@ pub fn show(arguments: &Arguments) -> Result<()> {
             .collect();
         tool::print(&texts.join("\n"))?;
     }
+    complain_of_failures(&all)
+}
+
+/// Fails with the names of the instances that could not be looked at.
+pub fn complain_of_failures(all: &All) -> Result<()> {
     let failed: Vec<&str> = all
         .iter()
         .filter(|(_, status)| status.is_err())

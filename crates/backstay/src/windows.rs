@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use cluster_copy::snapshots::{self, Snapshot};
 use jiff::Timestamp;
 use restore_plan::Window;
 use serde::Serialize;
@@ -11,7 +12,6 @@ use wal::{Lsn, TimelineHistory, TimelineId};
 
 use crate::instance::{Contents, Instance, starting_points};
 use crate::locate::Trail;
-use crate::snapshots::{self, Snapshot};
 
 /// A window with the time of its end.
 #[derive(Debug, Serialize)]

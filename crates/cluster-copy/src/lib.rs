@@ -5,6 +5,7 @@
 //! then goes on through the archive. Nothing here ever writes into a copy.
 
 mod files;
+pub mod snapshots;
 
 use std::fs;
 use std::io;

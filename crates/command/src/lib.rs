@@ -10,9 +10,11 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 mod conversation;
 mod input;
@@ -41,6 +43,18 @@ pub struct Command {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
+}
+
+/// Where another of our programs is: beside this one.
+///
+/// # Errors
+///
+/// Fails when it is not there.
+pub fn sibling(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find this program")?;
+    let program = own.with_file_name(name);
+    ensure!(program.exists(), "\"{}\" is missing", program.display());
+    Ok(program)
 }
 
 /// What a program that ended with status 0 wrote.
@@ -72,6 +86,15 @@ impl Command {
             environment: vec![("LC_ALL".into(), "C".into()), ("TZ".into(), "UTC".into())],
             directory: None,
         }
+    }
+
+    /// Prepares to run another of our programs, which is installed beside this one.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is not there.
+    pub fn beside(name: &str) -> Result<Self> {
+        sibling(name).map(Self::new)
     }
 
     /// Adds an argument.
@@ -187,7 +210,7 @@ impl Command {
     /// Fails as [`Command::run`] does.
     pub fn run_watching(&self, mut line: impl FnMut(&str)) -> Result<()> {
         let mut tail: Vec<String> = Vec::new();
-        let status = self.watch_stderr(|text| {
+        let status = self.watch_stderr(None, |text| {
             for part in text.split('\r').filter(|part| !part.trim().is_empty()) {
                 line(part);
                 if !part.trim_start().starts_with(|c: char| c.is_ascii_digit()) {
@@ -195,6 +218,7 @@ impl Command {
                 }
             }
         })?;
+        let status = status.context("it was killed without having a time to end")?;
         if status.success() {
             Ok(())
         } else {
@@ -202,12 +226,17 @@ impl Command {
         }
     }
 
-    /// Hands over the lines of standard error until the program has ended.
+    /// Hands over the lines of standard error until the program has ended, and returns its status; nothing
+    /// if it was killed because `until` had come.
     ///
     /// The program's end counts, not that of its standard error: `pg_basebackup` that failed has
     /// left the child that streams WAL behind, which then holds the pipe open for ever. What is left
     /// of the process group is ended.
-    fn watch_stderr(&self, mut line: impl FnMut(&str)) -> Result<ExitStatus> {
+    fn watch_stderr(
+        &self,
+        until: Option<Instant>,
+        mut line: impl FnMut(&str),
+    ) -> Result<Option<ExitStatus>> {
         const POLL: Duration = Duration::from_millis(50);
         let mut child = self
             .prepared()
@@ -216,7 +245,7 @@ impl Command {
             .process_group(0)
             .spawn()
             .with_context(|| format!("run \"{}\"", self.program.display()))?;
-        let group = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
+        let group = Pid::from_raw(i32::try_from(child.id())?);
         let stderr = child.stderr.take().ok_or_else(|| {
             anyhow!(
                 "standard error of \"{}\" is missing",
@@ -242,24 +271,24 @@ impl Command {
         loop {
             match lines.recv_timeout(POLL) {
                 Ok(text) => line(&text),
-                Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 // Nothing came for a while after the end: nothing more will.
-                Err(mpsc::RecvTimeoutError::Timeout) if status.is_some() => break,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    status = child
-                        .try_wait()
-                        .with_context(|| format!("wait for \"{}\"", self.program.display()))?;
-                    if status.is_some() {
-                        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
-                    }
-                }
+                Err(_) if status.is_some() => return Ok(status),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(POLL),
             }
-        }
-        match status {
-            Some(status) => Ok(status),
-            None => child
-                .wait()
-                .with_context(|| format!("wait for \"{}\"", self.program.display())),
+            if status.is_some() {
+                continue;
+            }
+            status = child
+                .try_wait()
+                .with_context(|| format!("wait for \"{}\"", self.program.display()))?;
+            if status.is_some() {
+                let _ = killpg(group, Signal::SIGTERM);
+            } else if until.is_some_and(|until| Instant::now() >= until) {
+                let _ = killpg(group, Signal::SIGKILL);
+                let _ = child.wait();
+                return Ok(None);
+            }
         }
     }
 

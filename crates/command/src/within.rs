@@ -1,20 +1,9 @@
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::CommandExt as _;
-use std::process::{ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::ExitStatus;
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use anyhow::Result;
 
 use crate::Command;
-
-/// How often a program is asked whether it has ended.
-const POLL: Duration = Duration::from_millis(50);
-/// How long the last words of a program are waited for: a child of it may hold the pipe open.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How a program ended whose messages were handed over while it ran.
 #[derive(Clone, Debug)]
@@ -34,64 +23,19 @@ impl Command {
     ///
     /// Fails when it cannot be started. How it ended is for the caller to judge.
     pub fn run_until(&self, until: Option<Instant>, mut line: impl FnMut(&str)) -> Result<Told> {
-        let mut child = self
-            .prepared()
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("run \"{}\"", self.program.display()))?;
-        let group = Pid::from_raw(i32::try_from(child.id())?);
-        let stderr = child.stderr.take().ok_or_else(|| {
-            anyhow!(
-                "standard error of \"{}\" is missing",
-                self.program.display()
-            )
-        })?;
-        let (send, receive) = mpsc::channel();
-        thread::spawn(move || {
-            for text in BufReader::new(stderr).split(b'\n') {
-                let Ok(text) = text else { break };
-                if send
-                    .send(String::from_utf8_lossy(&text).into_owned())
-                    .is_err()
-                {
-                    break;
-                }
-            }
-        });
         let mut lines = Vec::new();
-        let mut hear = |text: String| {
-            line(&text);
-            lines.push(text);
-        };
-        let status = loop {
-            match receive.recv_timeout(POLL) {
-                Ok(text) => hear(text),
-                Err(mpsc::RecvTimeoutError::Disconnected) => thread::sleep(POLL),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-            }
-            let ended = child
-                .try_wait()
-                .with_context(|| format!("wait for \"{}\"", self.program.display()))?;
-            if ended.is_some() {
-                break ended;
-            }
-            if until.is_some_and(|until| Instant::now() >= until) {
-                let _ = killpg(group, Signal::SIGKILL);
-                let _ = child.wait();
-                break None;
-            }
-        };
-        while let Ok(text) = receive.recv_timeout(PATIENCE) {
-            hear(text);
-        }
+        let status = self.watch_stderr(until, |text| {
+            line(text);
+            lines.push(text.to_owned());
+        })?;
         Ok(Told { status, lines })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn shell(script: &str) -> Command {

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use base_backups::{Record, Repository};
+use base_backups::Repository;
 use instance_state::InstanceRecord;
 use mounts::{Mounts, Place};
-use restore_plan::{ArchiveContents, StartingPoint};
+use restore_plan::ArchiveContents;
 use settings::Settings;
 use wal::{SystemIdentifier, WalFileName};
 
@@ -166,11 +166,7 @@ fn archive(
 fn backups(repository: &Repository) -> Result<Backups> {
     let records = repository.list()?;
     let mut backups = Backups {
-        points: records
-            .iter()
-            .filter(|record| record.chain(&records).is_ok())
-            .map(point)
-            .collect(),
+        points: verification::starting_points(&records),
         stored_bytes: records.iter().map(|record| record.stored_bytes).sum(),
         ..Backups::default()
     };
@@ -179,7 +175,7 @@ fn backups(repository: &Repository) -> Result<Backups> {
     for record in records.iter().rev() {
         match base_backups::look_over(repository, record, &records) {
             Ok(()) => {
-                backups.newest_good = Some(point(record));
+                backups.newest_good = Some(verification::starting_point(record));
                 break;
             }
             Err(err) => backups
@@ -188,16 +184,4 @@ fn backups(repository: &Repository) -> Result<Backups> {
         }
     }
     Ok(backups)
-}
-
-fn point(record: &Record) -> StartingPoint {
-    StartingPoint {
-        id: record.name.clone(),
-        system_identifier: record.system_identifier,
-        timeline: record.timeline,
-        start: record.start_lsn,
-        stop: record.stop_lsn,
-        stop_time: record.stopped_at,
-        postgres_major: record.postgres_major,
-    }
 }

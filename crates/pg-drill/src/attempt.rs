@@ -236,8 +236,11 @@ impl Attempt<'_> {
             .iter()
             .max_by_key(|window| (window.timeline, window.to))
             .map_or(Lsn(0), |window| window.to);
-        let snapshots = snapshot::of(&self.settings.postgresql.data_directory)
-            .because(DrillReason::NothingToRestore)?;
+        let snapshots = snapshot::newest_first(
+            &self.settings.postgresql.data_directory,
+            source.cluster.system_identifier,
+        )
+        .because(DrillReason::NothingToRestore)?;
         for directory in snapshots.into_iter().take(SNAPSHOTS_TRIED) {
             let said = self
                 .backstay("restore", config)?
@@ -348,8 +351,7 @@ impl Attempt<'_> {
 
     /// Prepares to run `backstay`, which is installed beside this program.
     fn backstay(&self, command: &str, config: &Path) -> Result<Command> {
-        let own = std::env::current_exe().context("find this program")?;
-        Ok(Command::new(own.with_file_name("backstay"))
+        Ok(Command::beside("backstay")?
             .arg(command)
             .arg(&self.settings.instance)
             .arg("--config")

@@ -1,62 +1,41 @@
-//! Snapshots of the data directory, as they are below `.zfs`.
+//! The snapshots that a drill may begin with.
 
-use std::cmp::Reverse;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use cluster_copy::snapshots;
 use tool::Hinted;
+use wal::SystemIdentifier;
 
-/// The data directory in each snapshot of the dataset that it is on, the newest first.
-///
-/// A snapshot is as old as its `pg_control`, which a server writes at every checkpoint: between two
-/// snapshots of one checkpoint the WAL that is replayed differs, and nothing else.
+/// The data directory of the cluster `identifier` in each snapshot of the dataset that it is on, the newest
+/// first.
 ///
 /// # Errors
 ///
 /// Fails when the directory is on no file system with snapshots that can be read as directories, and when
-/// no snapshot holds a data directory.
-pub fn of(data_directory: &Path) -> Result<Vec<PathBuf>> {
-    // Not listed in the directory that it is in, and there all the same.
-    let root = data_directory
-        .ancestors()
-        .find(|directory| directory.join(".zfs/snapshot").is_dir())
-        .ok_or_else(|| {
-            Hinted::new(
-                format!(
-                    "\"{}\" is on no dataset whose snapshots can be read",
-                    data_directory.display()
-                ),
-                "leave \"snapshot\" out of drill.sources, or put the data on ZFS",
-            )
-        })?;
-    let snapshots = root.join(".zfs/snapshot");
-    let inside = data_directory
-        .strip_prefix(root)
-        .context("find the data directory in its dataset")?;
-    let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
-    for entry in
-        fs::read_dir(&snapshots).with_context(|| format!("list \"{}\"", snapshots.display()))?
-    {
-        let entry = entry.with_context(|| format!("list \"{}\"", snapshots.display()))?;
-        let directory = entry.path().join(inside);
-        // One from before the cluster was made, or that has just been destroyed.
-        let Ok(metadata) = fs::metadata(directory.join("global/pg_control")) else {
-            continue;
-        };
-        let written = metadata
-            .modified()
-            .with_context(|| format!("examine \"{}\"", directory.display()))?;
-        found.push((written, directory));
-    }
+/// no snapshot holds the cluster.
+pub fn newest_first(data_directory: &Path, identifier: SystemIdentifier) -> Result<Vec<PathBuf>> {
+    let Some((shown, _)) = snapshots::place_of(data_directory) else {
+        return Err(Hinted::new(
+            format!(
+                "\"{}\" is on no dataset whose snapshots can be read",
+                data_directory.display()
+            ),
+            "leave \"snapshot\" out of drill.sources, or put the data on ZFS",
+        )
+        .into());
+    };
+    let found = snapshots::all(data_directory, identifier)?;
     if found.is_empty() {
         return Err(Hinted::new(
-            format!("no snapshot in \"{}\" holds a cluster", snapshots.display()),
+            format!("no snapshot in \"{}\" holds a cluster", shown.display()),
             "is sanoid running? `zfs list -t snapshot` shows what it has taken",
         )
         .into());
     }
-    found.sort_unstable_by_key(|(written, directory)| Reverse((*written, directory.clone())));
-    Ok(found.into_iter().map(|(_, directory)| directory).collect())
+    Ok(found
+        .into_iter()
+        .rev()
+        .map(|snapshot| snapshot.directory)
+        .collect())
 }

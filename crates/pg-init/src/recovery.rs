@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::Result;
 use command::Command;
 use instance_state::{RecoveryRecord, RecoveryState};
 use jiff::Timestamp;
@@ -178,12 +178,7 @@ fn restore(config: &Path, settings: &Settings, declared: &DeclaredRecovery) -> R
 
 /// `backstay restore`, which is installed beside this program.
 fn backstay(config: &Path, settings: &Settings) -> Result<Command> {
-    let own = std::env::current_exe().context("find this program")?;
-    let program = own.with_file_name("backstay");
-    if !program.exists() {
-        return Err(anyhow!("\"{}\" is missing", program.display()));
-    }
-    Ok(Command::new(program)
+    Ok(Command::beside("backstay")?
         .args(["restore", &settings.instance])
         .arg("--config")
         .arg(config))

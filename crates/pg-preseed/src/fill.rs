@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use command::Command;
 use durable_file::Lock;
 use instance_state::{PreseedOutcome, PreseedRecord, PreseedStep, Restored, SourceAnswer};
@@ -343,8 +343,7 @@ impl<'a> Filling<'a> {
 
     /// `backstay`, which is installed beside this program.
     fn backstay(&self, command: &str, config: &Path) -> Result<Command> {
-        let own = std::env::current_exe().context("find this program")?;
-        Ok(Command::new(own.with_file_name("backstay"))
+        Ok(Command::beside("backstay")?
             .arg(command)
             .arg(&self.settings.instance)
             .arg("--config")

@@ -160,25 +160,17 @@ impl Bench {
 
     /// Faults at each call of the program itself; those of the programs that it runs are theirs.
     fn fault_everywhere(&self, names: &[&str], fault: &str) -> Result<u32> {
-        let log = self.path("strace");
-        let calls = strace::count_own_calls(&self.command(), &log)?;
-        self.clear()?;
-        let mut points = 0;
-        for (name, count) in calls {
-            if !names.contains(&name.as_str()) {
-                continue;
-            }
-            for number in 1..=count {
-                let at = format!("{fault} at call {number} of {name}");
-                strace::run_with_own_fault(&self.command(), &log, &name, fault, number)?;
-                self.nothing_half_is_there().with_context(|| at.clone())?;
-                self.retry().with_context(|| at.clone())?;
-                self.clear()?;
-                points += 1;
-            }
-        }
-        println!("{points} points with {fault}");
-        Ok(points)
+        strace::fault_everywhere(
+            &self.command(),
+            &self.path("strace"),
+            fault,
+            |name| names.contains(&name),
+            || {
+                self.nothing_half_is_there()?;
+                self.retry()?;
+                self.clear()
+            },
+        )
     }
 }
 

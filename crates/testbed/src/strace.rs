@@ -30,7 +30,7 @@ pub fn count_calls(command: &Command, log: &Path) -> Result<BTreeMap<String, u32
 /// # Errors
 ///
 /// Fails as [`count_calls`] does.
-pub fn count_own_calls(command: &Command, log: &Path) -> Result<BTreeMap<String, u32>> {
+fn count_own_calls(command: &Command, log: &Path) -> Result<BTreeMap<String, u32>> {
     count(&traced(command, log, &[]), log)
 }
 
@@ -72,13 +72,41 @@ pub fn run_with_fault(
     Run::of(&traced(command, log, &["-f", "-e", &inject]))
 }
 
+/// Runs `command` with `fault` at each system call that it makes itself and that `is_wanted`, once for each.
+/// After each run `look` has to find what must hold after anything, and to leave everything as it was at
+/// first. Returns at how many calls that was.
+///
+/// # Errors
+///
+/// Fails when the program cannot be traced, and as `look` does, with the call.
+pub fn fault_everywhere(
+    command: &Command,
+    log: &Path,
+    fault: &str,
+    is_wanted: impl Fn(&str) -> bool,
+    look: impl Fn() -> Result<()>,
+) -> Result<u32> {
+    let calls = count_own_calls(command, log)?;
+    look().context("without a fault")?;
+    let mut points = 0;
+    for (name, count) in calls.into_iter().filter(|(name, _)| is_wanted(name)) {
+        for number in 1..=count {
+            run_with_own_fault(command, log, &name, fault, number)?;
+            look().with_context(|| format!("{fault} at call {number} of {name}"))?;
+            points += 1;
+        }
+    }
+    println!("{points} points with {fault}");
+    Ok(points)
+}
+
 /// Runs `command` with `fault` at the `number`th call of `name` that it makes itself. What it runs goes
 /// on undisturbed, even when `command` is killed.
 ///
 /// # Errors
 ///
 /// Fails when the program cannot be traced.
-pub fn run_with_own_fault(
+fn run_with_own_fault(
     command: &Command,
     log: &Path,
     name: &str,

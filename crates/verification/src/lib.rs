@@ -74,20 +74,26 @@ pub fn contents(archive: &Archive, cluster: &Cluster) -> Result<(Listing, Archiv
     Ok((listing, contents))
 }
 
+/// The starting point that a base backup is.
+#[must_use]
+pub fn starting_point(record: &Record) -> StartingPoint {
+    StartingPoint {
+        id: record.name.clone(),
+        system_identifier: record.system_identifier,
+        timeline: record.timeline,
+        start: record.start_lsn,
+        stop: record.stop_lsn,
+        stop_time: record.stopped_at,
+        postgres_major: record.postgres_major,
+    }
+}
+
 /// The starting points that base backups are. One whose chain is broken is none.
 #[must_use]
 pub fn starting_points(records: &[Record]) -> Vec<StartingPoint> {
     records
         .iter()
         .filter(|record| record.chain(records).is_ok())
-        .map(|record| StartingPoint {
-            id: record.name.clone(),
-            system_identifier: record.system_identifier,
-            timeline: record.timeline,
-            start: record.start_lsn,
-            stop: record.stop_lsn,
-            stop_time: record.stopped_at,
-            postgres_major: record.postgres_major,
-        })
+        .map(starting_point)
         .collect()
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 use base_backups::{Progress, Record, Repository};
 use cluster::Tablespace;
+use cluster_copy::snapshots::{self, Snapshot};
 use durable_file::Lock;
 use jiff::Timestamp;
 use restore_plan::{Choice, StartingPoint, Target};
@@ -14,7 +15,6 @@ use wal::Lsn;
 use super::{Arguments, Beginning, Origin, Plan};
 use crate::copied::Copied;
 use crate::instance::{Contents, Instance, Unarchived, starting_points};
-use crate::snapshots::{self, Snapshot};
 use crate::staging::{self, Staging};
 
 /// What a restore can begin with.

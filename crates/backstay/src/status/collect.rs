@@ -80,7 +80,7 @@ pub fn collect(config: &Path, settings: Settings) -> Status {
 fn snapshots(instance: &Instance) -> anyhow::Result<Vec<Snapshot>> {
     let identifier = instance.archive.newest_cluster()?.system_identifier;
     let data = &instance.settings.postgresql.data_directory;
-    let mut shown: Vec<Snapshot> = crate::snapshots::all(data, identifier)?
+    let mut shown: Vec<Snapshot> = cluster_copy::snapshots::all(data, identifier)?
         .into_iter()
         .map(|snapshot| Snapshot {
             checkpoint_at: snapshot.checkpoint_time(),

@@ -28,11 +28,13 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// When its last checkpoint was complete, to the second.
+    #[must_use]
     pub fn checkpoint_time(&self) -> Option<Timestamp> {
         Timestamp::from_second(self.control.written_seconds).ok()
     }
 
     /// Whether it may be from before `target`. Its WAL alone can tell for sure.
+    #[must_use]
     pub fn may_lead_to(&self, target: &Target) -> bool {
         match target {
             Target::Time(time) => self
@@ -83,8 +85,10 @@ pub fn all(data: &Path, identifier: SystemIdentifier) -> Result<Vec<Snapshot>> {
     Ok(found)
 }
 
-/// Where the snapshots of the file system of `data` are shown, and where `data` is in each.
-fn place_of(data: &Path) -> Option<(PathBuf, PathBuf)> {
+/// Where the snapshots of the file system of `data` are shown, and where `data` is in each. Nothing where
+/// there are none to be shown.
+#[must_use]
+pub fn place_of(data: &Path) -> Option<(PathBuf, PathBuf)> {
     data.ancestors().find_map(|mount| {
         let shown = mount.join(SNAPSHOTS);
         let below = data.strip_prefix(mount).ok()?;
