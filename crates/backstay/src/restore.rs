@@ -27,7 +27,7 @@ use restore_plan::{
 use serde::Serialize;
 use settings::Postgresql;
 use tool::{Hinted, Level};
-use wal::{Lsn, SegmentName};
+use wal::{Lsn, SegmentName, SegmentSize, WalFileName};
 
 use crate::control::Control;
 use crate::copied::other_version;
@@ -981,7 +981,7 @@ impl Replay<'_> {
         // Now that the server has stopped, what it has not archived is complete.
         let mut contents = self.instance.contents()?;
         let of_server = Unarchived::in_data_directory(present, &contents)?;
-        let offered = self.offer(&of_server, &contents)?;
+        let is_aside = self.offer(&of_server, &contents)?;
         of_server.add_to(&mut contents);
         let mut unarchived = of_server;
         self.sources.add_to(&mut contents, &mut unarchived);
@@ -996,7 +996,7 @@ impl Replay<'_> {
             self.staging,
             self.recovery,
             self.choice,
-            (!offered.is_empty()).then_some(aside.as_path()),
+            is_aside.then_some(aside.as_path()),
             self.in_place,
         )?;
         let replay_seconds = begin.elapsed().as_secs_f64();
@@ -1011,7 +1011,7 @@ impl Replay<'_> {
             )
         })?;
         if self.in_place {
-            self.leave_to_archive(&offered, end.switch_point, &contents)?;
+            self.leave_to_archive(&unarchived, end.switch_point, contents.plan.segment_size)?;
         }
         say(&format!(
             "recovery ended at {} ({}), timeline {}",
@@ -1026,11 +1026,11 @@ impl Replay<'_> {
 
     /// Puts what only the old server has where PostgreSQL looks after the archive: into `pg_wal`. What it
     /// may not find there before it has left the WAL of a copy behind goes into a directory for
-    /// `pg-restore-wal`, and is returned.
+    /// `pg-restore-wal`. Returns whether there is any of that.
     ///
     /// A copy is recovered from its own `pg_wal` first, as after a crash, and all that is found there
     /// counts as part of it: the restore could stop nowhere before its end.
-    fn offer(&self, of_server: &Unarchived, contents: &Contents) -> Result<Vec<SegmentName>> {
+    fn offer(&self, of_server: &Unarchived, contents: &Contents) -> Result<bool> {
         let directory = self.staging.directory.join("pg_wal");
         for (_, path) in &of_server.histories {
             offer(path, &directory)?;
@@ -1058,29 +1058,45 @@ impl Replay<'_> {
         for (_, path) in &later {
             offer(path, &aside)?;
         }
-        Ok(later.into_iter().map(|(name, _)| *name).collect())
+        Ok(!later.is_empty())
     }
 
-    /// Sees to it that PostgreSQL archives those of `offered` that the restored cluster is made of. What
-    /// comes through `restore_command` it takes for archived, and removes.
+    /// Sees to it that PostgreSQL archives those of `unarchived` that the restored cluster is made of: a
+    /// restore from an older starting point would find a gap there. Recovery takes all that it replays for
+    /// archived, and recycles it before it ends (`XLogArchiveCheckDone`).
     fn leave_to_archive(
         &self,
-        offered: &[SegmentName],
+        unarchived: &Unarchived,
         switch_point: Lsn,
-        contents: &Contents,
+        size: SegmentSize,
     ) -> Result<()> {
         let directory = self.staging.directory.join("pg_wal");
+        let history = &self.choice.history;
+        let mut names = Vec::new();
+        for (name, path) in &unarchived.segments {
+            let left = match history.switch_point_of(name.timeline()) {
+                None if name.timeline() == history.timeline => switch_point,
+                Some(left) => left.min(switch_point),
+                None => continue,
+            };
+            // The segment of a switch is whole on the newer timeline only.
+            if name.end(size) <= left {
+                offer(path, &directory)?;
+                names.push(name.to_string());
+            }
+        }
+        for (history_of_one, path) in &unarchived.histories {
+            if history
+                .timelines()
+                .any(|timeline| timeline == history_of_one.timeline)
+            {
+                offer(path, &directory)?;
+                names.push(WalFileName::History(history_of_one.timeline).to_string());
+            }
+        }
+        durable_file::sync_file_system_of(&directory)?;
         let status = directory.join("archive_status");
-        for name in offered {
-            // The segment of the switch is whole on the new timeline only.
-            if name.end(contents.plan.segment_size) > switch_point {
-                continue;
-            }
-            let kept = directory.join(name.to_string());
-            if !kept.exists() {
-                let aside = directory.join(UNARCHIVED).join(name.to_string());
-                durable_file::move_to_new_name(&aside, &kept)?;
-            }
+        for name in names {
             durable_file::remove(&status.join(format!("{name}.done")))?;
             durable_file::replace(&status.join(format!("{name}.ready")), b"")?;
         }

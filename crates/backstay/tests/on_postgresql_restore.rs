@@ -330,6 +330,55 @@ fn what_is_written_after_a_restore_can_be_restored_too() -> Result<()> {
 }
 
 #[test]
+fn what_only_the_old_server_had_gets_into_the_archive() -> Result<()> {
+    let history = History::new()?;
+    let cluster = &history.cluster;
+    // A setting of after the base backup: the restored server archives again.
+    cluster.psql("ALTER SYSTEM SET archive_command = 'false'")?;
+    cluster.psql("SELECT pg_reload_conf()")?;
+    for i in 6..=8 {
+        cluster.psql(&format!("INSERT INTO rows VALUES ({i})"))?;
+        cluster.psql("SELECT pg_switch_wal()")?;
+    }
+    for _ in 0..2 {
+        history
+            .restore(&["--to", "latest", "--no-backup"])?
+            .expect_success()?;
+        assert_eq!(history.rows()?, "8");
+        cluster.archive_everything()?;
+    }
+    // Timeline 4 is opened and never seen by a server that archives.
+    cluster.stop(StopMode::Fast)?;
+    for _ in 4..=5 {
+        history
+            .restore(&["--to", "latest", "--no-start"])?
+            .expect_success()?;
+    }
+    cluster.start()?;
+    cluster.archive_everything()?;
+
+    // The archive alone has all of it, and each timeline that the last one grew out of.
+    let into = history.testbed.path().join("copy");
+    let lost = history.testbed.path().join("lost");
+    cluster.stop(StopMode::Fast)?;
+    durable_file::move_to_new_name(&cluster.data(), &lost)?;
+    history
+        .restore(&["--to", "latest", "--into", &into.display().to_string()])?
+        .expect_success()?;
+    assert_eq!(history.rows_in(&into)?, "8");
+    let archive = Archive::open(&cluster.archive(), "main")?;
+    let files = archive.list(archive.newest_cluster()?)?.files;
+    for timeline in 2..=5 {
+        let name = format!("{timeline:08X}.history");
+        ensure!(
+            files.iter().any(|(file, _)| file.to_string() == name),
+            "no {name}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn r20_r22_a_restore_that_is_killed_can_be_run_again() -> Result<()> {
     let history = History::new()?;
     for delay in [0.1, 0.3, 0.5, 0.8, 1.1, 1.5, 2.0] {
