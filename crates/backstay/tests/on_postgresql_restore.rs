@@ -361,7 +361,7 @@ fn what_only_the_old_server_had_gets_into_the_archive() -> Result<()> {
     let into = history.testbed.path().join("copy");
     let lost = history.testbed.path().join("lost");
     cluster.stop(StopMode::Fast)?;
-    durable_file::move_to_new_name(&cluster.data(), &lost)?;
+    durable_file::move_to_new_name(cluster.data(), &lost)?;
     history
         .restore(&["--to", "latest", "--into", &into.display().to_string()])?
         .expect_success()?;
