@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use cluster::{Client, Programs};
 use durable_file::Lock;
 use jiff::{Span, Timestamp, tz::TimeZone};
@@ -373,9 +373,12 @@ pub fn destroy(settings: &Settings, arguments: &DestroyArguments) -> Result<()> 
             ),
         )
     })?;
-    let _lock = place
-        .try_lock()?
-        .ok_or_else(|| anyhow!("branch \"{}\" is in use by another command", record.name))?;
+    let _lock = place.try_lock()?.ok_or_else(|| {
+        Hinted::new(
+            format!("branch \"{}\" is in use by another command", record.name),
+            "wait until that has ended",
+        )
+    })?;
     remove(&programs_of(settings), &place)?;
     say(&format!("branch {} is gone", record.name));
     Ok(())

@@ -20,7 +20,7 @@ use cluster::{Recovery, RecoveryEnd, Tablespace};
 use command::{Command, quoted};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
-use restore_journal::{Journal, Step};
+use restore_journal::{Journal, Step, Taken};
 use restore_plan::{
     Choice, RecoveryTarget, Refusal, StartingPoint, Target, TargetPosition, TimelineChoice,
 };
@@ -761,10 +761,10 @@ fn place_tablespaces(
                 .into());
             }
         };
-        if fs::symlink_metadata(&place).is_ok() {
+        if holds_something(&place)? {
             return Err(Hinted::new(
-                format!("\"{}\" exists already", place.display()),
-                "name a directory for the tablespace that does not exist yet; nothing was changed",
+                format!("\"{}\" is not empty", place.display()),
+                "name a directory for the tablespace that is empty or does not exist yet; nothing was changed",
             )
             .into());
         }
@@ -862,15 +862,17 @@ fn build(
         choice,
         point,
     } = planned;
-    let journal = Journal {
+    let mut journal = Journal {
         step: Step::Building,
         kept: plan.kept.clone(),
-        tablespaces: plan.tablespaces.values().cloned().collect(),
+        tablespaces: Vec::new(),
     };
     staging.write_journal(&journal)?;
 
     let begin = Instant::now();
-    if let Err(err) = restore_files(instance, sources, &choice, staging, &plan) {
+    let filled = take_tablespaces(staging, &plan, &mut journal)
+        .and_then(|()| restore_files(instance, sources, &choice, staging, &plan));
+    if let Err(err) = filled {
         // Half of a damaged backup is of no use to anybody, and it takes the space that the next
         // attempt needs.
         if let Err(err) = staging.discard(&journal.tablespaces) {
@@ -936,6 +938,15 @@ fn build(
         replay_seconds,
         downtime_seconds: None,
     })
+}
+
+/// Takes the directories for the tablespaces, and notes which they are.
+fn take_tablespaces(staging: &Staging, plan: &Plan, journal: &mut Journal) -> Result<()> {
+    for place in plan.tablespaces.values() {
+        journal.tablespaces.push(Taken::take(place)?);
+        staging.write_journal(journal)?;
+    }
+    Ok(())
 }
 
 /// What replaying the WAL came to.

@@ -10,10 +10,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use base_backups::{Progress, Record, Repository};
 use cluster::Programs;
-use restore_journal::{Journal, Places, Step};
+use restore_journal::{Journal, Places, Step, Taken};
 use settings::Format;
 use tool::{Hinted, Level, WithHint as _};
 
@@ -41,9 +41,12 @@ impl Staging {
                 )
             })?
             .ok_or_else(|| {
-                anyhow!(
-                    "another restore into \"{}\" is running",
-                    destination.display()
+                Hinted::new(
+                    format!(
+                        "another restore into \"{}\" is running",
+                        destination.display()
+                    ),
+                    "wait until that has ended",
                 )
             })?;
         Ok(Self {
@@ -121,14 +124,24 @@ impl Staging {
     }
 
     /// Removes the unfinished restore.
-    pub fn discard(&self, tablespaces: &[PathBuf]) -> Result<()> {
-        for directory in tablespaces.iter().chain([&self.directory]) {
-            match fs::remove_dir_all(directory) {
-                Err(err) if err.kind() != io::ErrorKind::NotFound => {
-                    return Err(err).with_context(|| format!("remove \"{}\"", directory.display()));
-                }
-                _ => {}
+    pub fn discard(&self, tablespaces: &[Taken]) -> Result<()> {
+        for taken in tablespaces {
+            if !taken.give_back()? {
+                tool::log(
+                    Level::Warning,
+                    format_args!(
+                        "\"{}\" is not the directory that the interrupted restore made, and is left alone",
+                        taken.path.display()
+                    ),
+                );
             }
+        }
+        match fs::remove_dir_all(&self.directory) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                return Err(err)
+                    .with_context(|| format!("remove \"{}\"", self.directory.display()));
+            }
+            _ => {}
         }
         self.places.remove_journal()
     }

@@ -253,22 +253,13 @@ fn a_killed_create_leaves_what_list_names_and_destroy_removes() -> Result<()> {
     let mut left_behind = 0;
     for (number, delay) in [0.1, 0.4, 0.8, 1.2, 1.8].into_iter().enumerate() {
         let name = format!("killed-{number}");
-        let line = history
-            .cluster
-            .program(
-                "backstay",
-                [
-                    "branch", "create", "main", "--at", "latest", "--name", &name,
-                ],
-            )?
-            .line();
-        let script = format!("timeout -s KILL {delay} {line}");
-        Run::of(
-            &command::Command::new("/bin/sh")
-                .args(["-c", &script])
-                // What a killed one leaves there goes with the test.
-                .env("TMPDIR", history.testbed.path()),
+        let killed = history.cluster.program(
+            "backstay",
+            [
+                "branch", "create", "main", "--at", "latest", "--name", &name,
+            ],
         )?;
+        Run::killed_after(delay, &killed, history.testbed.path())?;
         for branch in history.list()? {
             let name = branch["name"].as_str().context("no name")?.to_owned();
             if branch["state"] == "left behind" {

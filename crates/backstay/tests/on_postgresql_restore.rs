@@ -382,20 +382,11 @@ fn what_only_the_old_server_had_gets_into_the_archive() -> Result<()> {
 fn r20_r22_a_restore_that_is_killed_can_be_run_again() -> Result<()> {
     let history = History::new()?;
     for delay in [0.1, 0.3, 0.5, 0.8, 1.1, 1.5, 2.0] {
-        let line = history
-            .cluster
-            .program(
-                "backstay",
-                ["restore", "main", "--yes", "--no-backup", "--to", "latest"],
-            )?
-            .line();
-        let script = format!("timeout -s KILL {delay} {line}");
-        Run::of(
-            &command::Command::new("/bin/sh")
-                .args(["-c", &script])
-                // What a killed one leaves there goes with the test.
-                .env("TMPDIR", history.testbed.path()),
+        let killed = history.cluster.program(
+            "backstay",
+            ["restore", "main", "--yes", "--no-backup", "--to", "latest"],
         )?;
+        Run::killed_after(delay, &killed, history.testbed.path())?;
         let again = history
             .restore(&["--to", "latest", "--no-backup"])?
             .expect_success()?;
@@ -459,6 +450,64 @@ fn r21_tablespaces_are_mapped_or_refused_and_the_running_one_is_untouched() -> R
     history.restore(&["--to", "latest"])?.expect_success()?;
     assert_eq!(cluster.psql("SELECT count(*) FROM spaced")?, "1001");
     ensure!(place.is_dir(), "the old tablespace is gone");
+    Ok(())
+}
+
+#[test]
+fn r21_what_got_the_name_of_a_tablespace_after_a_failed_restore_is_left_alone() -> Result<()> {
+    let history = History::new()?;
+    let cluster = &history.cluster;
+    let place = history.testbed.path().join("fast");
+    std::fs::create_dir(&place)?;
+    cluster.psql(&format!(
+        "CREATE TABLESPACE fast LOCATION '{}'",
+        place.display()
+    ))?;
+    cluster
+        .run("pg-base-backup", ["--full"])?
+        .expect_success()?;
+    let last = SegmentName::parse(&cluster.archive_everything()?)?;
+    let path = history.stored(last)?;
+    let mut stored = std::fs::read(&path)?;
+    let middle = stored.len() / 2;
+    stored[middle] ^= 0x40;
+    std::fs::write(&path, stored)?;
+    // The server has it too, undamaged, and would help out.
+    cluster.stop(StopMode::Fast)?;
+    durable_file::remove(&cluster.data().join("pg_wal").join(last.to_string()))?;
+
+    let into = history.testbed.path().join("copy").display().to_string();
+    let new = history.testbed.path().join("slow");
+    let mapping = format!("{}={}", place.display(), new.display());
+    // An empty directory, such as the root of a file system, is as good as none.
+    std::fs::create_dir(&new)?;
+    history
+        .restore(&[
+            "--to",
+            "latest",
+            "--into",
+            &into,
+            "--tablespace-mapping",
+            &mapping,
+        ])?
+        .expect_code(1)?;
+    let made = new.read_dir()?.next().context("it was not used")??;
+    ensure!(made.file_name().to_string_lossy().starts_with("PG_"));
+
+    durable_file::move_to_new_name(&new, &history.testbed.path().join("elsewhere"))?;
+    std::fs::create_dir(&new)?;
+    std::fs::write(new.join("data"), "of somebody else")?;
+    let run = cluster
+        .run(
+            "backstay",
+            ["restore", "main", "--abandon", "--into", &into],
+        )?
+        .expect_success()?;
+    ensure!(run.stderr.contains("is left alone"), "{}", run.stderr);
+    assert_eq!(
+        std::fs::read_to_string(new.join("data"))?,
+        "of somebody else"
+    );
     Ok(())
 }
 

@@ -55,7 +55,7 @@ pub fn check(repository: &Repository, record: &Record, progress: &Progress) -> R
 /// Puts the files of a full backup into `destination`, each checked against the manifest.
 ///
 /// `destination` must not exist. Each tablespace goes to the directory that `tablespaces` names for
-/// its object identifier, which must not exist either, and is linked from `pg_tblspc`. Nothing is
+/// its object identifier, which is there and empty, and is linked from `pg_tblspc`. Nothing is
 /// synced: the caller syncs the file system once.
 ///
 /// # Errors
@@ -69,10 +69,7 @@ pub fn restore_into(
     tablespaces: &BTreeMap<u32, PathBuf>,
     progress: &Progress,
 ) -> Result<()> {
-    for directory in std::iter::once(destination).chain(tablespaces.values().map(PathBuf::as_path))
-    {
-        create_directory(directory)?;
-    }
+    create_directory(destination)?;
     let target = Target {
         destination,
         tablespaces,

@@ -210,7 +210,8 @@ impl Files {
     }
 
     /// Puts the files into `destination`, and each tablespace into the directory that `tablespaces` names
-    /// for its object identifier, linked from `pg_tblspc`. None of these directories may exist.
+    /// for its object identifier, linked from `pg_tblspc`. `destination` must not exist; the directories
+    /// for the tablespaces are there, and empty.
     ///
     /// Where the file system can, the files share their blocks with those of the copy. Nothing is
     /// synced: the caller syncs the file systems once. `progress` is called with each count of bytes, by
@@ -226,9 +227,6 @@ impl Files {
         tablespaces: &BTreeMap<u32, PathBuf>,
         progress: &(impl Fn(u64) + Sync),
     ) -> Result<()> {
-        for directory in tablespaces.values() {
-            create_directory(directory)?;
-        }
         let place = |entry: &Entry| -> Result<PathBuf> {
             let root = match entry.tablespace {
                 None => destination,

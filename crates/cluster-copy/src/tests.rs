@@ -191,7 +191,9 @@ fn a_tablespace_is_taken_from_the_same_snapshot_or_from_where_the_user_says() {
     let places = [(spaces.join("fast"), elsewhere)];
     let copy = ClusterCopy::examine(&snapshot.join("15"), &places).unwrap();
     let to = root.path().join("new");
-    let mapped = BTreeMap::from([(16400, root.path().join("new-space"))]);
+    let new_space = root.path().join("new-space");
+    fs::create_dir(&new_space).unwrap();
+    let mapped = BTreeMap::from([(16400, new_space)]);
     let files = copy.files(&wal()).unwrap();
     files.put_into(&to, &mapped, &|_| {}).unwrap();
     assert_eq!(

@@ -201,9 +201,8 @@ fn b1_b14_a_killed_backup_is_never_offered_and_the_next_one_succeeds() -> Result
     for delay in [0.02, 0.1, 0.3, 0.6, 1.0, 1.4, 1.9, 2.4, 2.9, 3.4] {
         source.change(&json!({ "maximumRateKibibytesPerSecond": SLOW }))?;
         let before = source.offered()?;
-        let line = source.cluster.program("pg-base-backup", ["--full"])?.line();
-        let script = format!("timeout -s KILL {delay} {line}");
-        Run::of(&Command::new("/bin/sh").args(["-c", &script]))?;
+        let killed = source.cluster.program("pg-base-backup", ["--full"])?;
+        Run::killed_after(delay, &killed, source.testbed.path())?;
         for name in source.offered()? {
             // A kill right after the last step takes nothing back.
             ensure!(

@@ -4,11 +4,13 @@
 //! know what it is worth: `backstay restore`, which goes on or starts over, and `pg-init`, which must
 //! not start a server in the middle of one.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use durable_file::Lock;
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +29,97 @@ pub struct Journal {
     pub step: Step,
     /// Where the present cluster is kept.
     pub kept: Option<PathBuf>,
-    /// Directories for tablespaces that this restore made.
-    pub tablespaces: Vec<PathBuf>,
+    /// Directories for tablespaces that this restore took.
+    pub tablespaces: Vec<Taken>,
+}
+
+/// An empty directory that a restore took to fill it, known by more than its name: years after an
+/// interrupted restore somebody else's data may have that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Taken {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it was there, empty, before the restore.
+    pub was_there: bool,
+    inode: u64,
+    /// When it was made, in nanoseconds since 1970, where the file system knows.
+    born_nanoseconds: Option<u64>,
+}
+
+impl Taken {
+    /// Makes the directory `path`, or takes the one that is there, with nothing in it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be made and when it holds something.
+    pub fn take(path: &Path) -> Result<Self> {
+        let was_there = path.is_dir();
+        if was_there {
+            let mut entries =
+                fs::read_dir(path).with_context(|| format!("list \"{}\"", path.display()))?;
+            ensure!(
+                entries.next().is_none(),
+                "\"{}\" is not empty",
+                path.display()
+            );
+        } else {
+            DirBuilder::new()
+                .mode(0o700)
+                .create(path)
+                .with_context(|| format!("create directory \"{}\"", path.display()))?;
+        }
+        let (inode, born_nanoseconds) = identity(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            was_there,
+            inode,
+            born_nanoseconds,
+        })
+    }
+
+    /// Removes what the restore has put into the directory, and the directory if the restore made it.
+    /// Returns whether it was still the same one; what has its name now is left alone if not.
+    ///
+    /// # Errors
+    ///
+    /// Fails when something cannot be removed; the rest remains.
+    pub fn give_back(&self) -> Result<bool> {
+        match identity(&self.path) {
+            Err(_) if fs::symlink_metadata(&self.path).is_err() => return Ok(true),
+            Err(err) => return Err(err),
+            Ok(found) if found != (self.inode, self.born_nanoseconds) => return Ok(false),
+            Ok(_) => {}
+        }
+        let remove = || -> io::Result<()> {
+            if !self.was_there {
+                return fs::remove_dir_all(&self.path);
+            }
+            for entry in fs::read_dir(&self.path)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    fs::remove_dir_all(entry.path())?;
+                } else {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        };
+        remove().with_context(|| format!("remove \"{}\"", self.path.display()))?;
+        Ok(true)
+    }
+}
+
+/// What tells a directory from another one that gets its name later.
+fn identity(path: &Path) -> Result<(u64, Option<u64>)> {
+    let metadata =
+        fs::symlink_metadata(path).with_context(|| format!("examine \"{}\"", path.display()))?;
+    let born = metadata
+        .created()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+        .and_then(|since| u64::try_from(since.as_nanos()).ok());
+    Ok((metadata.ino(), born))
 }
 
 /// A step of a restore.
@@ -148,18 +239,53 @@ mod tests {
     fn what_is_written_is_read_and_is_gone_when_removed() {
         let directory = tempfile::tempdir().unwrap();
         let places = Places::beside(&directory.path().join("16"));
+        let space = Taken::take(&directory.path().join("space")).unwrap();
         assert_eq!(places.read_journal().unwrap(), None);
         for step in [Step::Building, Step::Failed, Step::Swapping] {
             let journal = Journal {
                 step,
                 kept: Some("/kept".into()),
-                tablespaces: vec!["/space".into()],
+                tablespaces: vec![space.clone()],
             };
             places.write_journal(&journal).unwrap();
             assert_eq!(places.read_journal().unwrap(), Some(journal));
         }
         places.remove_journal().unwrap();
         assert_eq!(places.read_journal().unwrap(), None);
+    }
+
+    #[test]
+    fn a_directory_that_was_taken_is_given_back_as_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let [made, found] = ["made", "found"].map(|name| root.path().join(name));
+        fs::create_dir(&found).unwrap();
+        for path in [&made, &found] {
+            let taken = Taken::take(path).unwrap();
+            fs::create_dir(path.join("PG_16")).unwrap();
+            fs::write(path.join("PG_16/1"), "").unwrap();
+            fs::write(path.join("file"), "").unwrap();
+            assert!(Taken::take(path).is_err());
+            for _ in 0..2 {
+                assert!(taken.give_back().unwrap());
+            }
+        }
+        assert!(!made.exists());
+        assert_eq!(fs::read_dir(&found).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_got_the_name_since_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("space");
+        let taken = Taken::take(&path).unwrap();
+        // The other one is there first, so it has another number in any file system.
+        let other = root.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("data"), "").unwrap();
+        fs::remove_dir(&path).unwrap();
+        durable_file::move_to_new_name(&other, &path).unwrap();
+        assert!(!taken.give_back().unwrap());
+        assert!(path.join("data").exists());
     }
 
     #[test]

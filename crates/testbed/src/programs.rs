@@ -36,6 +36,25 @@ impl Run {
         })
     }
 
+    /// Runs `command`, and kills it and the programs that it has started in its process group after
+    /// `seconds`. When this returns it has ended, so its locks are free: a kill alone does not wait for
+    /// what the kernel still does for the killed. `temporary` is where what it leaves behind goes.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be started.
+    pub fn killed_after(seconds: f64, command: &Command, temporary: &Path) -> Result<Self> {
+        let script = format!(
+            "set -m; {} & child=$!; sleep {seconds}; kill -KILL -- -$child; wait $child; exit 0",
+            command.line()
+        );
+        Self::of(
+            &Command::new("/bin/bash")
+                .args(["-c", &script])
+                .env("TMPDIR", temporary),
+        )
+    }
+
     /// The exit status, or nothing when a signal ended it.
     #[must_use]
     pub fn code(&self) -> Option<i32> {
