@@ -350,6 +350,8 @@ let
     }:
     let
       asOwner = isOwner instance job;
+      # "%" begins a specifier in a unit file.
+      escaped = lib.replaceStrings [ "%" ] [ "%%" ];
       note =
         moment:
         # The notes are the instance's. Somebody else's job writes them in its name, outside of the
@@ -372,6 +374,15 @@ let
         );
     in
     lib.nameValuePair "restic-backups-${job}" {
+      # A restore takes the newest copy. On a new machine, before it has its data back, that would be one
+      # of an empty directory. Nothing is copied until the archive shows its manifest, or a base backup
+      # its record; that something is gone which was there is for the health check to tell.
+      unitConfig =
+        {
+          wal.ConditionPathExists = escaped "${instance.backup.walArchive.directory}/archive.json";
+          base.ConditionPathExistsGlob = escaped "${instance.backup.baseBackup.directory}/.backstay/????????-??????.json";
+        }
+        .${content};
       serviceConfig = {
         ExecStartPre = [ (note "begin") ];
         # systemd runs it after a copy that was made whole, and after no other.

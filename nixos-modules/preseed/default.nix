@@ -184,6 +184,10 @@ let
             ++ lib.optional isDirectory "remote-fs.target"
             # Where sops-nix decrypts in a unit and not before, the secrets come from there.
             ++ lib.optional (secrets != [ ]) "sops-install-secrets.service";
+          # While the archive gets back what it had, half of it is no copy.
+          before = lib.optionals (instance.backup.copiesOffSite && instance.backup.isArchiving) (
+            map (repository: (units name).copy repository "wal") instance.backup.restic.all
+          );
           # Wanted and not required: a data directory that holds a cluster needs none of this.
           wants =
             lib.optional (storage.enable && usesDatasets) "backstay-datasets.service"

@@ -9,7 +9,6 @@ let
   cfg = config.modules.backup.restic;
   notifications = config.modules.notifications;
   blib = import ../lib.nix { inherit lib pkgs; };
-  names = import ../storage/names.nix { inherit lib; };
   unit = import ./unit.nix { inherit lib pkgs config; };
   inherit (import ./resolved.nix { inherit lib config; }) jobs;
 
@@ -40,19 +39,13 @@ let
         {
           OnCalendar = job.schedule;
           Persistent = true;
+          # The declared delay is all there is: by default systemd may add a minute of its own.
+          AccuracySec = "1s";
           RandomizedDelaySec = job.randomizedDelaySeconds;
         };
     # The wrapper reads the password where the unit finds it, and there is nothing outside of the unit.
     createWrapper = false;
   };
-
-  inHomes =
-    path:
-    lib.any (home: names.isAtOrBelow home path) [
-      "/home"
-      "/root"
-      "/run/user"
-    ];
 
   describe = name: job: "Back up ${name} into the ${unit.shownRepository job.repositoryName}";
 
@@ -81,9 +74,10 @@ let
         (lib.mapAttrs (_: lib.mkDefault) (
           unit.serviceConfig {
             inherit repository;
+            inherit (job) user;
             readsFiles = true;
             readsEverything = job.user == "root";
-            backsUpHomes = lib.any inHomes job.paths;
+            backsUpHomes = lib.any unit.inHomes job.paths;
             writes = job.writablePaths;
           }
         ))

@@ -45,7 +45,10 @@ let
       onSuccess = notifications.onSuccess "backup-failure";
       unitConfig.RequiresMountsFor = unit.requiredMountsFor repository;
       serviceConfig = lib.mkMerge [
-        (unit.serviceConfig { inherit repository; })
+        (unit.serviceConfig {
+          inherit repository;
+          inherit (repository) user;
+        })
         {
           ExecStartPre = lib.mkBefore (unit.mountChecks repository [ ]);
           # What comes before is NixOS': it asks for the repository, and makes it if it is not there.
@@ -107,7 +110,10 @@ let
         RESTIC_CACHE_DIR = "/var/cache/restic-prune-${repository.name}";
       };
       serviceConfig = lib.mkMerge [
-        (unit.serviceConfig { inherit repository; })
+        (unit.serviceConfig {
+          inherit repository;
+          inherit (repository) user;
+        })
         {
           Type = "oneshot";
           User = repository.user;

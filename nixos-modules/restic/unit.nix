@@ -8,6 +8,7 @@ let
   cfg = config.modules.backup.restic;
   blib = import ../lib.nix { inherit lib pkgs; };
   places = import ./places.nix { inherit lib config; };
+  names = import ../storage/names.nix { inherit lib; };
 in
 rec {
   # "%" begins a specifier in a unit file.
@@ -32,6 +33,15 @@ rec {
     in
     unitText ("restic repository ${name}" + lib.optionalString (location != null) " (${location})");
 
+  # Whether ProtectHome= hides it.
+  inHomes =
+    path:
+    lib.any (home: names.isAtOrBelow home path) [
+      "/home"
+      "/root"
+      "/run/user"
+    ];
+
   repositoryUnit = name: "restic-backups-repository-${name}.service";
 
   environment = {
@@ -45,6 +55,7 @@ rec {
   serviceConfig =
     {
       repository,
+      user,
       # Whether files are backed up, and whether those of every owner.
       readsFiles ? false,
       readsEverything ? false,
@@ -54,6 +65,8 @@ rec {
     let
       isDirectory = places.isDirectory repository.url;
       preset = if isDirectory then blib.hardening.helper else blib.hardening.network;
+      # Whoever is not declared may have its home anywhere.
+      home = config.users.users.${user}.home or "/root";
     in
     preset
     // {
@@ -78,7 +91,7 @@ rec {
     }
     # Root reads files of every owner, and needs nothing else of what root may do.
     // lib.optionalAttrs readsEverything { CapabilityBoundingSet = [ "CAP_DAC_READ_SEARCH" ]; }
-    // lib.optionalAttrs (backsUpHomes || lib.hasPrefix "sftp:" repository.url) {
+    // lib.optionalAttrs (backsUpHomes || lib.hasPrefix "sftp:" repository.url && inHomes home) {
       # What is to be backed up is there, or the ssh key of the user.
       ProtectHome = "read-only";
     };

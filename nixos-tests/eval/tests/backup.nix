@@ -744,6 +744,11 @@ in
           noted (values directive "restic-backups-postgresql-main-wal.service" evaluated);
       in
       {
+        # What is not there yet is not copied.
+        conditions = [
+          (values "ConditionPathExists" "restic-backups-postgresql-main-wal.service" offSite)
+          (values "ConditionPathExistsGlob" "restic-backups-postgresql-main-base.service" offSite)
+        ];
         before = of offSite "ExecStartPre";
         after = of offSite "ExecStartPost";
         writes = lib.elem "/var/lib/backstay/main" (
@@ -758,6 +763,10 @@ in
         ]) "ExecStartPost";
       };
     expected = {
+      conditions = [
+        [ "/var/lib/postgresql/main-wal/archive.json" ]
+        [ "/var/backup/postgresql/main/.backstay/????????-??????.json" ]
+      ];
       before = [
         "-/usr/lib/backstay/bin/pg-off-site --config /etc/backstay/main.json --repository=nas --content=wal --begin"
       ];

@@ -481,6 +481,11 @@ in
     };
   };
 
+  "test half of an archive that is being brought back is not copied" = {
+    expr = words "Before" unit (fromRestic { });
+    expected = [ "restic-backups-postgresql-main-wal.service" ];
+  };
+
   "test a repository in a directory is read whoever its files belong to, and nothing more is allowed" = {
     expr =
       let

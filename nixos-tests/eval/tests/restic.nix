@@ -155,11 +155,13 @@ in
       map of [
         "OnCalendar"
         "Persistent"
+        "AccuracySec"
         "RandomizedDelaySec"
       ];
     expected = [
       [ "*:0/5" ]
       [ "true" ]
+      [ "1s" ]
       [ "30" ]
     ];
   };
@@ -262,11 +264,29 @@ in
       (unit { repositories.nas = offsite // { url = "sftp:nas:/restic"; }; } "restic-prune-nas.service"
         "ProtectHome"
       )
+      # The key of somebody whose home is elsewhere is not hidden.
+      (unit {
+        repositories.nas = offsite // {
+          url = "sftp:nas:/restic";
+        };
+        jobs.photos = photos // {
+          user = "ann";
+        };
+        further.users = {
+          users.ann = {
+            isSystemUser = true;
+            group = "ann";
+            home = "/var/lib/ann";
+          };
+          groups.ann = { };
+        };
+      } "restic-prune-nas.service" "ProtectHome")
       (unit { } backup "ProtectHome")
     ];
     expected = [
       [ "read-only" ]
       [ "read-only" ]
+      [ "true" ]
       [ "true" ]
     ];
   };
