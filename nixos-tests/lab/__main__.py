@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any
 from unittest import TestCase
 
-from container import Container
+from container import Container, Network
 from emulated import EmulatedMachine
 from host import Root, install
 from log import Log
@@ -48,8 +48,9 @@ class Assertions(TestCase):
 def main() -> int:
     arguments = _arguments()
     if NAMESPACE not in os.environ:
-        # What is mounted here is seen by nobody else and goes with this process, however it ends.
-        command = ["unshare", "--mount", "--propagation=private", sys.executable, *sys.argv]
+        # What is mounted here is seen by nobody else and goes with this process, however it ends; so does a network.
+        namespaces = ["--mount", "--propagation=private"] + ["--net"] * _needs_network(arguments)
+        command = ["unshare", *namespaces, sys.executable, *sys.argv]
         os.execvpe(command[0], command, {**os.environ, NAMESPACE: "1"})
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
@@ -82,7 +83,13 @@ def _arguments() -> argparse.Namespace:
         parser.error("--script goes with run, and only with it")
     if (arguments.command == "verify") != (not arguments.node):
         parser.error("--node goes with run and shell")
+    if len(arguments.node) > 1 and arguments.runner != "container":
+        parser.error("only containers have a network between them")
     return arguments
+
+
+def _needs_network(arguments: argparse.Namespace) -> bool:
+    return len(arguments.node) > 1
 
 
 def _temporary() -> tempfile.TemporaryDirectory[str]:
@@ -106,16 +113,19 @@ def _machines(arguments: argparse.Namespace, log: Log) -> Iterator[list[Machine]
     """Makes the machines, and removes them and what they were made of."""
     with _temporary() as temporary:
         machines: list[Machine] = []
+        nodes = dict(node.split("=", 1) for node in arguments.node)
+        network = Network(list(nodes)) if _needs_network(arguments) else None
         try:
-            for node in arguments.node:
-                name, _, example = node.partition("=")
+            for name, example in nodes.items():
                 directory = Path(temporary, name)
                 directory.mkdir()
                 root = Root(arguments.rootfs, directory)
                 root.mount()
-                install(root, name, arguments.rendered / example, arguments.programs)
-                runner = Container if arguments.runner == "container" else EmulatedMachine
-                machines.append(runner(name, log, root))
+                install(root, name, arguments.rendered / example, arguments.programs, network and network.addresses)
+                if arguments.runner == "container":
+                    machines.append(Container(name, log, root, network))
+                else:
+                    machines.append(EmulatedMachine(name, log, root))
             yield machines
         finally:
             for machine in machines:

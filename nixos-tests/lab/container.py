@@ -1,7 +1,8 @@
 """A container: systemd-nspawn boots the root file system at native speed, on the host's kernel.
 
-It has its own processes, mounts, users' sessions and network (nothing but the loopback), and no ZFS. A crash kills all its
-processes at once; unlike after a power cut, what they have written is still there.
+It has its own processes, mounts, users' sessions and network, and no ZFS. A container that is alone has nothing but the loopback;
+several have a network between them, and no way out of it. A crash kills all processes at once; unlike after a power cut, what they have
+written is still there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ BOOT_LIMIT = 120
 TICK = 0.05
 # The names of control groups begin with this and the number of the process that made them.
 GROUP = "backstay-lab"
+# Where ip-netns(8) has the names of network namespaces.
+NAMED = Path("/run/netns")
 
 
 class ControlGroup:
@@ -85,12 +88,47 @@ def _remove_abandoned(mounts: list[Path]) -> None:
                 _remove(path)
 
 
+class Network:
+    """A network between machines, with the addresses that the NixOS driver gives them: by the order of their names.
+
+    It lies in this process's own network namespace and goes with it, however it ends. Each machine's end has its addresses before
+    the machine boots, and keeps them when it crashes.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.addresses = {name: f"192.168.1.{number}" for number, name in enumerate(sorted(names), 1)}
+        # ip gives the namespaces names there. Mounted for us alone, so that nothing of them is left and no other run is in the way.
+        NAMED.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", NAMED], check=True)
+        _ip("link", "add", "lab", "type", "bridge")
+        _ip("link", "set", "lab", "up")
+        for number, (name, address) in enumerate(self.addresses.items(), 1):
+            _ip("netns", "add", name)
+            _ip("link", "add", f"lab{number}", "type", "veth", "peer", "name", "eth1", "netns", name)
+            _ip("link", "set", f"lab{number}", "master", "lab", "up")
+            _ip("-netns", name, "address", "add", f"{address}/24", "dev", "eth1")
+            for device in ("lo", "eth1"):
+                _ip("-netns", name, "link", "set", device, "up")
+
+    @staticmethod
+    def namespace_of(name: str) -> Path:
+        """The network namespace of a machine."""
+        return NAMED / name
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise MachineError(f"ip {' '.join(arguments)}: {done.stderr.strip()} ({done.returncode})")
+
+
 class Container(Machine):
     """A machine over systemd-nspawn."""
 
-    def __init__(self, name: str, log: Log, root: Root) -> None:
+    def __init__(self, name: str, log: Log, root: Root, network: Network | None) -> None:
         super().__init__(name, log)
         self._root = root
+        self._network = network
         self._console = log.directory / f"{name}-console"
         self._process: subprocess.Popen[bytes] | None = None
         self._group: ControlGroup | None = None
@@ -108,7 +146,7 @@ class Container(Machine):
             "--boot",
             f"--directory={self._root.path}",
             f"--machine=lab-{os.getpid()}-{self.name}",
-            "--private-network",
+            "--private-network" if self._network is None else f"--network-namespace-path={self._network.namespace_of(self.name)}",
             "--register=no",
             "--link-journal=no",
             "--resolv-conf=off",

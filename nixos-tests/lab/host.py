@@ -67,12 +67,13 @@ class Root:
             raise MachineError(f"{' '.join(command)} in the root file system: {done.stdout.strip()} ({done.returncode})")
 
 
-def install(root: Root, name: str, rendered: Path, programs: Path) -> None:
+def install(root: Root, name: str, rendered: Path, programs: Path, addresses: dict[str, str] | None = None) -> None:
     """Puts a host into a root file system.
 
     `rendered` is a directory of nixos-tests/rendered: units and files go where NixOS has them, links are made, modes set.
+    `addresses` are those of the hosts on its network, by their names.
     """
-    _prepare(root, name)
+    _prepare(root, name, addresses or {})
     for unit in sorted((rendered / "units").iterdir()):
         _write(root.path / "etc/systemd/system" / unit.name, unit.read_bytes())
     etc = rendered / "etc"
@@ -127,9 +128,11 @@ def _install_programs(root: Root, programs: Path) -> None:
             _fresh(local / program.name).symlink_to(Path("/") / program.relative_to(root.path))
 
 
-def _prepare(root: Root, name: str) -> None:
+def _prepare(root: Root, name: str, addresses: dict[str, str]) -> None:
     _write(root.path / "etc/hostname", f"{name}\n".encode(), 0o644)
-    _write(root.path / "etc/hosts", f"127.0.0.1 localhost {name}\n::1 localhost\n".encode(), 0o644)
+    itself = f"127.0.0.1 localhost {name}\n::1 localhost\n"
+    others = "".join(f"{address} {other}\n" for other, address in addresses.items() if other != name)
+    _write(root.path / "etc/hosts", (itself + others).encode(), 0o644)
     # With a machine-id there is no "first boot", in which systemd would enable what Debian's presets say.
     _write(root.path / "etc/machine-id", f"{uuid.uuid4().hex}\n".encode())
     _write(root.path / "etc/systemd/journald.conf.d/lab.conf", JOURNAL.encode())

@@ -183,7 +183,10 @@ class HostTest(unittest.TestCase):
             (root.path / "var/log").mkdir(parents=True)
             # Debian's own unit of that name is masked.
             (units / "a.service").symlink_to("/dev/null")
-            host.install(root, "machine", rendered, programs)
+            host.install(root, "machine", rendered, programs, {"machine": "192.168.1.2", "elsewhere": "192.168.1.1"})
+            self.assertEqual(
+                (root.path / "etc/hosts").read_text(), "127.0.0.1 localhost machine\n::1 localhost\n192.168.1.1 elsewhere\n"
+            )
             self.assertEqual((units / "a.service").read_text(), "[Service]\n")
             self.assertFalse((units / "a.service").is_symlink())
             self.assertEqual((units / "b.service").readlink(), Path("a.service"))
