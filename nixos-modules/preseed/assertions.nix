@@ -50,7 +50,15 @@ let
         else
           # Without a pinned key or a key to log in with the replication itself is refused.
           null;
-      local = if datasets.data == null then noDataset else null;
+      local =
+        if datasets.data == null then
+          noDataset
+        else if instance.backup.isArchiving then
+          null
+        else
+          "${at}: ${quote method} goes on from a snapshot through the WAL archive of this host, and ${
+            if instance.backup.enable then "backup.walArchive.enable" else "backup.enable"
+          } is false; archive, ${without}.";
       restic =
         if repository.url == null then
           "${at}: ${quote method} has no repository; set preseed.repositoryUrl or backup.restic.repositoryName, ${without}."

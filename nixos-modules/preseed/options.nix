@@ -64,12 +64,13 @@ let
             Where a restore may come from, in the order in which they are asked:
 
             - `syncoid`: the replica that `modules.backup.sanoid.datasets` sends this instance's datasets to;
-            - `local`: a snapshot of the instance's own datasets;
+            - `local`: a snapshot of the instance's own dataset, and what came after it from the WAL archive on this host; no
+              snapshot is rolled back or destroyed;
             - `restic`: base backups and WAL out of a restic repository;
             - `baseBackups`: base backups and WAL that are still on this host.
 
-            A method without a source is refused. This version cannot restore from `syncoid` and `local`, which is a
-            warning: pg-preseed says that they cannot be asked, so they are never a proof of emptiness.
+            A method without a source is refused. This version cannot restore from `syncoid`, which is a
+            warning: pg-preseed says that it cannot be asked, so it is never a proof of emptiness.
           '';
         };
 

@@ -28,7 +28,8 @@ rec {
       in
       # Of a replica on another pool of this host there is neither.
       replica != null && replica.knownHosts != null && replica.sshKeyFile != null;
-    local = instance: (datasetsOf instance).data != null;
+    # What came after a snapshot is in the archive.
+    local = instance: (datasetsOf instance).data != null && instance.backup.isArchiving;
     restic =
       instance:
       instance.preseed.repository.url != null && instance.preseed.repository.passwordFile != null;
@@ -38,9 +39,12 @@ rec {
   # Those that pg-preseed can restore from. Asked for another one it answers that it cannot say, and an
   # empty data directory stays empty.
   restorable = [
+    "local"
     "restic"
     "baseBackups"
   ];
 
-  available = instance: lib.filter (method: has.${method} instance) restorable;
+  # Those that are asked unless others are named. Snapshots are lost with the disks that a preseed is for, so
+  # they are asked only where somebody names them.
+  available = instance: lib.filter (method: has.${method} instance) (lib.remove "local" restorable);
 }

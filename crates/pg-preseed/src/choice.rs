@@ -98,6 +98,7 @@ mod tests {
             fetch_bytes: 0,
             content_bytes: 0,
             from_own_archive: false,
+            origin: "base-backup".into(),
         })
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use command::Command;
 use durable_file::Lock;
 use instance_state::{PreseedOutcome, PreseedRecord, PreseedStep, Restored, SourceAnswer};
@@ -15,7 +15,7 @@ use settings::{Choose, Preseed, Settings};
 use tool::{Hinted, Level};
 
 use crate::situation::{Known, Situation};
-use crate::source::{Answer, Offer, Source};
+use crate::source::{self, Answer, Offer, Source};
 use crate::{choice, finish, metrics};
 
 /// Pauses before the sources that could not say are asked again. A network is often seconds late at boot.
@@ -280,13 +280,7 @@ impl<'a> Filling<'a> {
             }
         };
         self.note(PreseedStep::Restoring)?;
-        let mut arguments = vec![
-            "--from",
-            "base-backup",
-            "--yes",
-            "--no-backup",
-            "--no-start",
-        ];
+        let mut arguments = vec!["--yes", "--no-backup", "--no-start"];
         if self.preseed.exclusive {
             arguments.push("--exclusive");
         }
@@ -296,6 +290,7 @@ impl<'a> Filling<'a> {
         let command = self
             .backstay("restore", &config)?
             .args(["--to", &self.preseed.target])
+            .args(["--from", &offer.origin])
             .args(arguments);
         if let Err(err) = self.run(&command) {
             self.give_up(&config);
@@ -355,26 +350,7 @@ impl<'a> Filling<'a> {
         let told = command.run_until(self.deadline, say)?;
         match told.status {
             Some(status) if status.success() => Ok(()),
-            Some(status) => {
-                let error = told
-                    .lines
-                    .iter()
-                    .rev()
-                    .find(|line| line.starts_with("could not "));
-                let hint = told
-                    .lines
-                    .iter()
-                    .rev()
-                    .find_map(|line| line.strip_prefix("hint: "));
-                let what = error.map_or_else(
-                    || format!("\"{}\" {}", command.line(), command::how_it_ended(status)),
-                    Clone::clone,
-                );
-                Err(match hint {
-                    Some(hint) => Hinted::new(what, hint).into(),
-                    None => anyhow!(what),
-                })
-            }
+            Some(status) => Err(source::complaint(command, status, &told.lines)),
             None => Err(Hinted::new(
                 format!(
                     "not done after {} seconds",

@@ -64,7 +64,7 @@ fn main() -> ExitCode {
             )
         })?;
         // Passwords are read by whoever may; then nothing is done as root.
-        let sources = source::open(&settings, preseed);
+        let sources = source::open(&config, &settings, preseed);
         data_directory::become_owner(&settings.postgresql.data_directory)?;
         if cli.plan {
             plan::show(&settings, preseed, &sources, cli.json)?;

@@ -1,10 +1,10 @@
 //! What would be done, as a person or a program reads it.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use instance_state::DrillRecord;
+use instance_state::{DrillRecord, PreseedOutcome, PreseedRecord};
 use jiff::Timestamp;
 use serde::Serialize;
 use settings::{Preseed, Settings};
@@ -27,9 +27,19 @@ struct Plan {
     /// The one that would be restored from first.
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<String>,
-    /// How long the last restore drill takes for as much data, in seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    estimated_seconds: Option<f64>,
+    /// How long it takes, as far as anything like it has been measured.
+    #[serde(flatten)]
+    estimate: Option<Estimate>,
+}
+
+/// How long a restore takes, by one that was measured.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Estimate {
+    /// In seconds, for as much data, without the fetch.
+    estimated_seconds: f64,
+    /// What was measured: `drill` or `preseed`.
+    estimated_by: &'static str,
 }
 
 /// What a source said.
@@ -102,7 +112,7 @@ pub fn show(
         action,
         target: target.to_string(),
         from: first.map(|index| sources[index].to_string()),
-        estimated_seconds: offer.and_then(|offer| estimate(settings, offer)),
+        estimate: offer.and_then(|offer| estimate(&settings.state_directory(), offer)),
         sources: sources
             .iter()
             .zip(&answers)
@@ -147,16 +157,34 @@ fn asked(source: &Source, answer: &Answer) -> Asked {
     asked
 }
 
-/// By what the last restore drill took for each byte. A machine without one has nothing to go by.
+/// By what the last restore drill took for each byte, or the last preseed. A new machine has neither.
 #[expect(
     clippy::cast_precision_loss,
     reason = "an estimate of seconds needs no more than 53 bits"
 )]
-fn estimate(settings: &Settings, offer: &Offer) -> Option<f64> {
-    let record = DrillRecord::read(&settings.state_directory()).ok()??;
-    let restored = record.findings.restored_bytes.filter(|bytes| *bytes > 0)?;
-    let seconds = record.findings.recovery_seconds?;
-    Some(seconds * offer.content_bytes as f64 / restored as f64)
+fn estimate(state: &Path, offer: &Offer) -> Option<Estimate> {
+    let (seconds, bytes, estimated_by) = by_drill(state).or_else(|| by_preseed(state))?;
+    Some(Estimate {
+        estimated_seconds: seconds * offer.content_bytes as f64 / bytes as f64,
+        estimated_by,
+    })
+}
+
+/// What the last drill took, in seconds, for so many bytes.
+fn by_drill(state: &Path) -> Option<(f64, u64, &'static str)> {
+    let findings = DrillRecord::read(state).ok()??.findings;
+    let bytes = findings.restored_bytes.filter(|bytes| *bytes > 0)?;
+    Some((findings.recovery_seconds?, bytes, "drill"))
+}
+
+/// What the last preseed took, in seconds, for so many bytes. The fetch is part of that.
+fn by_preseed(state: &Path) -> Option<(f64, u64, &'static str)> {
+    let record = PreseedRecord::read(state).ok()??;
+    let restored = record.restored.filter(|restored| {
+        record.outcome == PreseedOutcome::Restored && restored.content_bytes > 0
+    })?;
+    let took = record.at.duration_since(record.begun_at).as_secs_f64();
+    Some((took, restored.content_bytes, "preseed"))
 }
 
 fn text(plan: &Plan) -> Result<String> {
@@ -210,11 +238,77 @@ fn text(plan: &Plan) -> Result<String> {
         _ => "keep the server from starting, until a source can be restored or all have shown that they hold nothing".to_owned(),
     };
     writeln!(text, "would {action}")?;
-    if let Some(seconds) = plan.estimated_seconds {
-        writeln!(
-            text,
-            "it takes about {seconds:.0} s, by the last restore drill, and the fetch"
-        )?;
+    if plan.action == "restore" {
+        match &plan.estimate {
+            Some(estimate) => writeln!(
+                text,
+                "it takes about {:.0} s, by the last {}",
+                estimate.estimated_seconds.ceil(),
+                if estimate.estimated_by == "drill" {
+                    "restore drill, and the fetch"
+                } else {
+                    "preseed of this machine"
+                }
+            )?,
+            None => writeln!(
+                text,
+                "how long that takes has not been measured on this machine: a restore drill does so"
+            )?,
+        }
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use instance_state::{PreseedStep, Reach, Restored};
+    use wal::{Lsn, SystemIdentifier, TimelineId};
+
+    use super::*;
+
+    #[test]
+    fn how_long_it_takes_is_told_by_what_was_measured_and_by_nothing_else() {
+        let state = tempfile::tempdir().unwrap();
+        let reach = Reach {
+            timeline: TimelineId::FIRST,
+            lsn: Lsn(5),
+        };
+        let offer = Offer {
+            system_identifier: SystemIdentifier(7),
+            starting_point: "base backup 20261121-000000".into(),
+            starting_time: Timestamp::UNIX_EPOCH,
+            reach,
+            changes_before: None,
+            fetch_bytes: 0,
+            content_bytes: 3000,
+            from_own_archive: false,
+            origin: "base-backup".into(),
+        };
+        assert_eq!(estimate(state.path(), &offer), None);
+        let mut record = PreseedRecord::new(
+            PreseedOutcome::Failed,
+            PreseedStep::Done,
+            Timestamp::UNIX_EPOCH,
+        );
+        record.at = Timestamp::from_second(20).unwrap();
+        record.restored = Some(Restored {
+            system_identifier: SystemIdentifier(7),
+            reach,
+            starting_point: "base backup 20261120-000000".into(),
+            content_bytes: 1000,
+            as_standby: false,
+        });
+        record.write(state.path()).unwrap();
+        // What has failed took no time that says anything.
+        assert_eq!(estimate(state.path(), &offer), None);
+        record.outcome = PreseedOutcome::Restored;
+        record.write(state.path()).unwrap();
+        assert_eq!(
+            estimate(state.path(), &offer),
+            Some(Estimate {
+                estimated_seconds: 60.0,
+                estimated_by: "preseed",
+            })
+        );
+    }
 }

@@ -1,9 +1,12 @@
 //! What the sources have.
 
 mod base_backups;
+mod local;
 mod restic;
 
 use std::fmt;
+use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 use ::base_backups::Record;
 use anyhow::{Result, anyhow};
 use cluster::Programs;
+use command::Command;
 use instance_state::Reach;
 use jiff::Timestamp;
 use restore_plan::{ArchiveContents, Target, TargetPosition, TimelineChoice};
@@ -83,6 +87,8 @@ pub struct Offer {
     pub content_bytes: u64,
     /// Whether the WAL comes from the archive of this machine, which reaches further than the source's.
     pub from_own_archive: bool,
+    /// What a restore is told to begin with.
+    pub origin: String,
 }
 
 impl Answer {
@@ -109,8 +115,8 @@ impl fmt::Display for Answer {
     }
 }
 
-/// Prepares to ask the declared sources. One that cannot be prepared cannot say what it has.
-pub fn open(settings: &Settings, preseed: &Preseed) -> Vec<Source> {
+/// Prepares to ask the sources that `config` declares. One that cannot be prepared cannot say what it has.
+pub fn open(config: &Path, settings: &Settings, preseed: &Preseed) -> Vec<Source> {
     preseed
         .sources
         .iter()
@@ -128,7 +134,11 @@ pub fn open(settings: &Settings, preseed: &Preseed) -> Vec<Source> {
                         Some(repository),
                     )
                 }
-                PreseedSource::Local { .. } => ("local", Arc::new(Unable), None),
+                PreseedSource::Local { dataset, .. } => (
+                    "local",
+                    Arc::new(local::InSnapshots::of(dataset, config, preseed)),
+                    None,
+                ),
                 PreseedSource::Syncoid(_) => ("syncoid", Arc::new(Unable), None),
             };
             Source {
@@ -147,8 +157,8 @@ struct Unable;
 impl Ask for Unable {
     fn ask(&self, _: &Settings, _: &Target) -> Result<Answer> {
         Err(Hinted::new(
-            "a restore that begins with a dataset is made by hand in this version",
-            "bring the dataset back with `zfs receive` or from a snapshot, mount it, and start the server",
+            "a restore that begins with a dataset of another machine is made by hand in this version",
+            "bring the dataset back with `zfs receive`, mount it, and start the server",
         )
         .into())
     }
@@ -242,5 +252,19 @@ fn offer(
         fetch_bytes: 0,
         content_bytes,
         from_own_archive: false,
+        origin: "base-backup".to_owned(),
     })
+}
+
+/// What went wrong in a run of one of our programs, by the `lines` that it said.
+pub fn complaint(command: &Command, status: ExitStatus, lines: &[String]) -> anyhow::Error {
+    let last = |prefix: &str| lines.iter().rev().find(|line| line.starts_with(prefix));
+    let what = last("could not ").map_or_else(
+        || format!("\"{}\" {}", command.line(), command::how_it_ended(status)),
+        Clone::clone,
+    );
+    match last("hint: ").and_then(|line| line.strip_prefix("hint: ")) {
+        Some(hint) => Hinted::new(what, hint).into(),
+        None => anyhow!(what),
+    }
 }

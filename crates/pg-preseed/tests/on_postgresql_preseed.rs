@@ -545,6 +545,226 @@ fn s23_killed_at_any_time_it_never_leaves_half_a_cluster_and_in_the_end_every_ro
     machine.is_back(&expected)
 }
 
+/// A machine whose data directory is on what shows snapshots as ZFS does, and that has nothing else to restore
+/// from.
+struct Snapshots {
+    machine: Machine,
+}
+
+impl Snapshots {
+    fn new() -> Result<Self> {
+        let machine = Machine::with(&json!([{ "kind": "local", "dataset": "tank/pg/main" }]))?;
+        let snapshots = Self { machine };
+        fs::create_dir_all(snapshots.shown())?;
+        Ok(snapshots)
+    }
+
+    fn shown(&self) -> PathBuf {
+        self.machine.cluster.home().join(".zfs/snapshot")
+    }
+
+    fn data_in(&self, snapshot: &str) -> PathBuf {
+        self.shown().join(snapshot).join("data")
+    }
+
+    fn take(&self, snapshot: &str) -> Result<()> {
+        fs::create_dir(self.shown().join(snapshot))?;
+        self.machine
+            .cluster
+            .copy_at_one_moment(&self.data_in(snapshot))
+    }
+
+    /// Takes two while a ledger is written, one of a directory that was still empty, and archives what came
+    /// after them. Returns what has to come back.
+    fn in_use(&self) -> Result<testbed::Expected> {
+        let cluster = &self.machine.cluster;
+        cluster.start()?;
+        fs::create_dir(self.shown().join("before"))?;
+        let ledger = cluster.ledger(&LedgerOptions {
+            writers: 2,
+            ..LedgerOptions::default()
+        })?;
+        for snapshot in ["hourly-1", "hourly-2"] {
+            ledger.wait_for_commits(ROWS)?;
+            cluster.psql("CHECKPOINT")?;
+            self.take(snapshot)?;
+        }
+        ledger.wait_for_commits(ROWS)?;
+        ledger.stop()?;
+        cluster.archive_everything()?;
+        cluster.psql("CREATE TABLE not_archived ()")?;
+        Ok(ledger.expected(&testbed::Until::end()))
+    }
+
+    /// What the source says, and why.
+    fn answer(&self) -> Result<(String, String)> {
+        let plan = self.machine.plan()?;
+        let said = &plan["sources"][0];
+        let text = |key: &str| said[key].as_str().unwrap_or_default().to_owned();
+        Ok((text("answer"), text("why") + &text("startingPoint")))
+    }
+
+    fn cannot_say(&self, expected: &str) -> Result<()> {
+        let (answer, why) = self.answer()?;
+        ensure!(
+            answer == "cannotSay" && why.contains(expected),
+            "{answer}: {why}"
+        );
+        Ok(())
+    }
+}
+
+/// The content of every file below `directory`, with its mode and its times.
+fn fingerprint(directory: &Path) -> Result<String> {
+    let script = format!(
+        "cd {0} && find . -type f -exec sha256sum {{}} + | sort && find . -printf '%p %m %s %T@ %l\\n' | sort",
+        command::quoted(&directory.display().to_string())
+    );
+    let run = Run::of(&Command::new("/bin/sh").args(["-c", &script]))?;
+    Ok(run.expect_success()?.stdout)
+}
+
+#[test]
+fn s4_s15_s16_a_lost_data_directory_comes_back_from_the_newest_snapshot_and_every_snapshot_stays()
+-> Result<()> {
+    let snapshots = Snapshots::new()?;
+    let machine = &snapshots.machine;
+    let expected = snapshots.in_use()?;
+    machine.lose_data()?;
+    let before = fingerprint(&snapshots.shown())?;
+
+    let plan = machine.plan()?;
+    assert_eq!(plan["action"], "restore");
+    assert_eq!(plan["from"], "1 (local)");
+    assert_eq!(plan["sources"][0]["startingPoint"], "snapshot hourly-2");
+    assert_eq!(plan["sources"][0]["fetchBytes"], 0);
+    ensure!(!machine.data().exists(), "the plan made something");
+
+    // One that somebody reads, as a clone or a hold keeps one.
+    let busy = fs::File::open(snapshots.data_in("hourly-2").join("PG_VERSION"))?;
+    let run = machine.preseed(&[])?.expect_success()?;
+    drop(busy);
+    ensure!(
+        run.stderr.contains("was filled from source 1 (local)"),
+        "{}",
+        run.stderr
+    );
+    let record = machine.record()?;
+    assert_eq!(record.outcome, PreseedOutcome::Restored);
+    let restored = record.restored.context("nothing was restored")?;
+    assert_eq!(restored.starting_point, "snapshot hourly-2");
+    assert_eq!(restored.reach.timeline, TimelineId::new(2).context("2")?);
+    ensure!(machine.metrics()?.contains("source=\"local\"} 1"));
+    ensure!(
+        fingerprint(&snapshots.shown())? == before,
+        "a snapshot was changed"
+    );
+    machine.is_back(&expected)
+}
+
+#[test]
+fn s10_s12_s14_a_snapshot_that_is_torn_or_of_another_cluster_is_passed_over() -> Result<()> {
+    let snapshots = Snapshots::new()?;
+    let machine = &snapshots.machine;
+    let expected = snapshots.in_use()?;
+    machine.lose_data()?;
+    let is = |name: &str| -> Result<()> {
+        assert_eq!(
+            snapshots.answer()?,
+            ("has".to_owned(), format!("snapshot {name}"))
+        );
+        Ok(())
+    };
+    is("hourly-2")?;
+
+    // Data and WAL of two moments, as datasets that are not snapshot in one step give them.
+    let wal = snapshots.data_in("hourly-2").join("pg_wal");
+    let elsewhere = machine.testbed.path().join("pg_wal");
+    durable_file::move_to_new_name(&wal, &elsewhere)?;
+    fs::create_dir(&wal)?;
+    is("hourly-1")?;
+    fs::remove_dir(&wal)?;
+    durable_file::move_to_new_name(&elsewhere, &wal)?;
+    is("hourly-2")?;
+
+    for snapshot in ["hourly-1", "hourly-2"] {
+        let control = snapshots.data_in(snapshot).join("global/pg_control");
+        let mut torn = fs::read(&control)?;
+        torn[40] ^= 1;
+        fs::write(&control, torn)?;
+    }
+    snapshots.cannot_say("its snapshots hold no whole cluster of system identifier ")?;
+    let control = snapshots.data_in("hourly-1").join("global/pg_control");
+    let mut good = fs::read(&control)?;
+    good[40] ^= 1;
+    fs::write(&control, &good)?;
+    is("hourly-1")?;
+
+    // What had been archived and is gone from the archive may not be forgotten.
+    let own = archive::read_control_file(&snapshots.data_in("hourly-1"))?.system_identifier;
+    let record = |reach: u64, system_identifier| -> Result<()> {
+        InstanceRecord {
+            format: InstanceRecord::FORMAT,
+            system_identifier,
+            postgres_major: cluster::major_of(&snapshots.data_in("hourly-1"))?,
+            data_directory: machine.data().to_owned(),
+            archive_directory: machine.cluster.archive(),
+            base_backup_directory: None,
+            since: "2026-11-21T00:00:00Z".into(),
+            archived: Some(Reach {
+                timeline: TimelineId::FIRST,
+                lsn: Lsn(reach),
+            }),
+        }
+        .write(&machine.state())
+    };
+    record(u64::MAX, own)?;
+    snapshots.cannot_say("it is older than what was here")?;
+    record(1, SystemIdentifier(7))?;
+    snapshots.cannot_say("it holds another cluster")?;
+    machine.refuses("it holds another cluster", "find out whose data this is")?;
+    record(1, own)?;
+    machine.preseed(&[])?.expect_success()?;
+    assert_eq!(
+        machine
+            .record()?
+            .restored
+            .context("restored")?
+            .starting_point,
+        "snapshot hourly-1"
+    );
+    machine.is_back(&expected)
+}
+
+#[test]
+fn s5_s19_that_no_snapshot_is_seen_is_no_proof_unless_the_dataset_is() -> Result<()> {
+    let snapshots = Snapshots::new()?;
+    let machine = &snapshots.machine;
+    snapshots.in_use()?;
+    machine.lose_data()?;
+    let aside = machine.testbed.path().join("aside");
+
+    // Snapshots are all that is left: what came after them is in no archive.
+    durable_file::move_to_new_name(&machine.cluster.archive(), &aside)?;
+    fs::create_dir(machine.cluster.archive())?;
+    snapshots.cannot_say("is of a cluster, and there is no WAL of it in ")?;
+
+    // The dataset is not mounted, and what is below it is empty.
+    durable_file::move_to_new_name(
+        &snapshots.shown(),
+        &machine.testbed.path().join("snapshots"),
+    )?;
+    snapshots.cannot_say("no snapshots are shown for ")?;
+    fs::create_dir(snapshots.shown())?;
+    snapshots.cannot_say("dataset \"tank/pg/main\" is not mounted at ")?;
+    machine.refuses("is not mounted at ", "mount it: `zfs mount tank/pg/main`")?;
+    assert_eq!(machine.plan()?["action"], "refuse");
+
+    fs::remove_dir_all(machine.cluster.archive())?;
+    durable_file::move_to_new_name(&aside, &machine.cluster.archive())?;
+    snapshots.cannot_say("no snapshot holds a cluster, and ")
+}
+
 /// Where restic is, if it is installed.
 fn restic() -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)

@@ -156,7 +156,7 @@ in
   "test methods that this version cannot restore from are told" = {
     expr = lib.filter (lib.hasPrefix methods) everything.warnings;
     expected = [
-      "${methods}: this version of pg-preseed cannot restore from \"syncoid\" and \"local\", and says of them that they cannot be asked; an empty data directory is filled by the other methods, and stays empty, with the server down, when these have nothing. Leave them out."
+      "${methods}: this version of pg-preseed cannot restore from \"syncoid\", and says of it that it cannot be asked; an empty data directory is filled by the other methods, and stays empty, with the server down, when these have nothing. Leave it out."
     ];
   };
 
@@ -779,6 +779,23 @@ in
         backup.enable = false;
         preseed.enable = true;
       };
+
+  "test snapshots without the archive of what came after them are refused" =
+    refusedOn
+      [
+        "${methods}: \"local\" goes on from a snapshot through the WAL archive of this host, and backup.walArchive.enable is false; archive, or leave \"local\" out."
+      ]
+      [
+        onZfs
+        (main {
+          backup.walArchive.enable = false;
+          backup.baseBackup.enable = false;
+          preseed = {
+            enable = true;
+            restoreMethods = [ "local" ];
+          };
+        })
+      ];
 
   "test E5 methods without a source are refused, each with its way out" =
     refused
