@@ -132,6 +132,35 @@ pub fn check_mounts(required: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to go on where the file system that the data directory `path` is in takes no changes: no server runs
+/// there, and nothing can be put there. A pool that was imported read-only is like that, and a disk that failed.
+///
+/// # Errors
+///
+/// Fails then, with the name of what is mounted, and when the kernel cannot be asked.
+pub fn check_takes_changes(path: &Path) -> Result<()> {
+    let above = path.parent().unwrap_or(path);
+    // That it is not there is told by whoever looks at the directory.
+    if !above.is_dir() {
+        return Ok(());
+    }
+    let (Place::MountPoint(seen) | Place::Directory(seen) | Place::Hiding { seen, .. }) =
+        Mounts::read()?.place(above)?;
+    if !seen.is_read_only {
+        return Ok(());
+    }
+    Err(Hinted::new(
+        format!(
+            "{} \"{}\", which \"{}\" is in, takes no changes",
+            seen.filesystem,
+            seen.source,
+            path.display()
+        ),
+        "it is mounted read-only, by its declaration or because a disk has failed: look at the disk or the pool, and start the server once it is writable",
+    )
+    .into())
+}
+
 fn user_name(uid: Uid) -> String {
     User::from_uid(uid)
         .ok()

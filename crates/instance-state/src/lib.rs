@@ -100,6 +100,66 @@ impl InstanceRecord {
     pub fn write(&self, state_directory: &Path) -> Result<()> {
         write(&Self::path(state_directory), self)
     }
+
+    /// Writes copies of the record into the archive and beside the base backups, durably, where they differ. They
+    /// go off-site with these, and are there when the disk with the state directory is lost.
+    ///
+    /// Where a place does not show that it is the archive or the directory of the base backups, nothing is
+    /// written: something else may be mounted there, or nothing.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a copy cannot be read or written; the old one stays then.
+    pub fn write_copies(&self) -> Result<()> {
+        for (copy, sign) in copies(
+            &self.archive_directory,
+            self.base_backup_directory.as_deref(),
+        ) {
+            if sign.exists() && Self::read_copy(&copy)?.as_ref() != Some(self) {
+                write(&copy, self)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The copy that remembers most of those in the archive and beside the base backups, and where it is.
+    ///
+    /// # Errors
+    ///
+    /// Fails when one is there and cannot be read or is of another form.
+    pub fn of_copies(
+        archive_directory: &Path,
+        base_backup_directory: Option<&Path>,
+    ) -> Result<Option<(Self, PathBuf)>> {
+        let mut best: Option<(Self, PathBuf)> = None;
+        for (copy, _) in copies(archive_directory, base_backup_directory) {
+            if let Some(record) = Self::read_copy(&copy)?
+                && best
+                    .as_ref()
+                    .is_none_or(|(best, _)| best.archived < record.archived)
+            {
+                best = Some((record, copy));
+            }
+        }
+        Ok(best)
+    }
+
+    fn read_copy(path: &Path) -> Result<Option<Self>> {
+        read(path, |record: &Self| record.format)
+    }
+}
+
+/// Where copies of the record are, each with the file by which its place shows what it is.
+fn copies(
+    archive_directory: &Path,
+    base_backup_directory: Option<&Path>,
+) -> Vec<(PathBuf, PathBuf)> {
+    let ours = base_backup_directory.map(|directory| directory.join(".backstay"));
+    [(archive_directory.to_owned(), "archive.json")]
+        .into_iter()
+        .chain(ours.map(|ours| (ours, "repository.json")))
+        .map(|(directory, sign)| (directory.join(INSTANCE), directory.join(sign)))
+        .collect()
 }
 
 fn read<T: DeserializeOwned>(path: &Path, format: impl Fn(&T) -> u32) -> Result<Option<T>> {
@@ -162,6 +222,40 @@ mod tests {
         };
         reached.write(&directory).unwrap();
         assert_eq!(InstanceRecord::read(&directory).unwrap(), Some(reached));
+    }
+
+    #[test]
+    fn copies_are_where_the_archive_and_the_base_backups_are_and_the_furthest_counts() {
+        let place = tempfile::tempdir().unwrap();
+        let archive = place.path().join("archive");
+        let backups = place.path().join("backups");
+        let at = |lsn| InstanceRecord {
+            archive_directory: archive.clone(),
+            base_backup_directory: Some(backups.clone()),
+            archived: Some(Reach {
+                timeline: TimelineId::FIRST,
+                lsn: Lsn(lsn),
+            }),
+            ..record()
+        };
+        fs::create_dir_all(backups.join(".backstay")).unwrap();
+        fs::create_dir(&archive).unwrap();
+        let furthest = || InstanceRecord::of_copies(&archive, Some(&backups)).unwrap();
+        // Directories that do not show what they are may be below a mount point.
+        at(1).write_copies().unwrap();
+        assert_eq!(furthest(), None);
+        fs::write(archive.join("archive.json"), "").unwrap();
+        at(1).write_copies().unwrap();
+        assert_eq!(furthest(), Some((at(1), archive.join("instance.json"))));
+        fs::write(backups.join(".backstay/repository.json"), "").unwrap();
+        at(2).write_copies().unwrap();
+        at(1).write(&archive).unwrap();
+        assert_eq!(
+            furthest(),
+            Some((at(2), backups.join(".backstay/instance.json")))
+        );
+        fs::write(archive.join("instance.json"), "{}").unwrap();
+        assert!(InstanceRecord::of_copies(&archive, None).is_err());
     }
 
     #[test]

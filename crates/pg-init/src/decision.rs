@@ -11,7 +11,7 @@ use settings::Settings;
 use tool::Hinted;
 use wal::SystemIdentifier;
 
-use crate::look::{ArchiveFound, BaseBackupsFound, Facts};
+use crate::look::{ArchiveFound, BaseBackupsFound, Facts, RolledBack};
 
 /// What is going to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -307,6 +307,7 @@ fn present_cluster(settings: &Settings, facts: &Facts, found: &ClusterFound) -> 
             settings.instance
         ));
     }
+    check_not_rolled_back(settings, facts)?;
     let archive = archive_step(settings, facts, control.system_identifier, &mut warnings)?;
     let base_backups = base_backup_step(settings, facts, &mut warnings);
     Ok(Decision {
@@ -381,6 +382,27 @@ fn check_cluster(settings: &Settings, facts: &Facts, found: &ClusterFound) -> Re
         );
     }
     Ok(())
+}
+
+/// Refuses a cluster that is an older state of itself. It would write other WAL under the names of what is in the
+/// archive, and a restore ends what it goes on from with a new timeline.
+fn check_not_rolled_back(settings: &Settings, facts: &Facts) -> Result<()> {
+    let Some(RolledBack { own, archived, by }) = &facts.rolled_back else {
+        return Ok(());
+    };
+    let server = &settings.postgresql;
+    let restore = format!("backstay restore {} --no-start", settings.instance);
+    refuse(
+        format!(
+            "the cluster in \"{}\" was rolled back: its WAL reaches to {own}, and {archived} had been archived by \"{}\"",
+            server.data_directory.display(),
+            by.display()
+        ),
+        format!(
+            "`{restore} --to latest` brings back what came after, and keeps what is there; to go on from here, on a timeline of its own, `{restore} --from directory:{} --to immediate`",
+            quoted(&server.data_directory)
+        ),
+    )
 }
 
 fn archive_step(

@@ -1,18 +1,20 @@
 //! What there is: the data directory, the archive, the base backups and what is remembered of them.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use archive::Archive;
 use base_backups::Repository;
 use cluster::Programs;
 use data_directory::Data;
-use instance_state::{InstanceRecord, PreseedOutcome, PreseedRecord};
+use instance_state::{InstanceRecord, PreseedOutcome, PreseedRecord, Reach};
 use restore_journal::{Places, Step};
 use settings::Settings;
 use tool::Hinted;
-use wal::SystemIdentifier;
+use wal::control::ClusterState;
+use wal::{ControlFile, LongPageHeader, SystemIdentifier, WalFileName};
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +29,25 @@ pub struct Facts {
     pub base_backups: Option<BaseBackupsFound>,
     /// What was remembered of the cluster.
     pub record: Option<InstanceRecord>,
+    /// That the cluster is an older state of itself, if it is.
+    pub rolled_back: Option<RolledBack>,
     /// What the preseed came to.
     pub preseed: Option<PreseedOutcome>,
     /// The major version of the programs.
     pub programs_major: u32,
     /// Clusters beside the data directory: of another version, or kept by a restore.
     pub beside: Vec<PathBuf>,
+}
+
+/// A cluster that is an older state of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolledBack {
+    /// How far its own WAL reaches.
+    pub own: Reach,
+    /// How far what had been archived of it reached.
+    pub archived: Reach,
+    /// Where that is remembered.
+    pub by: PathBuf,
 }
 
 /// What the archive's directory is.
@@ -108,8 +123,27 @@ impl Facts {
             Data::Cluster(_) => Vec::new(),
             _ => data_directory::clusters_beside(&server.data_directory)?,
         };
+        let record = InstanceRecord::read(&state)?;
+        let remembered = match &record {
+            Some(record) => Some((record.clone(), InstanceRecord::path(&state))),
+            None => InstanceRecord::of_copies(
+                &settings.archive.directory,
+                settings
+                    .base_backup
+                    .as_ref()
+                    .map(|declared| declared.directory.as_path()),
+            )?,
+        };
+        let rolled_back = match (&data, remembered) {
+            (Data::Cluster(found), Some((record, by))) => match &found.control {
+                Ok(control) => rolled_back(&server.data_directory, control, &record, by)?,
+                Err(_) => None,
+            },
+            _ => None,
+        };
         Ok(Self {
             data,
+            rolled_back,
             restore: Places::beside(&server.data_directory)
                 .read_journal()?
                 .map(|journal| journal.step),
@@ -119,12 +153,76 @@ impl Facts {
                 .as_ref()
                 .map(|declared| base_backups(&declared.directory, &settings.instance))
                 .transpose()?,
-            record: InstanceRecord::read(&state)?,
+            record,
             preseed: PreseedRecord::read(&state)?.map(|record| record.outcome),
             programs_major: programs.major()?,
             beside,
         })
     }
+}
+
+/// That the WAL of the cluster in `data` reaches less far than what `record` remembers as archived: the directory is
+/// an older state of itself, and what it would write next has names that are taken.
+///
+/// A crash takes nothing of this away. The server archives a segment only once it is on disk, and recycles it
+/// only once a later checkpoint is in the control file. A cluster that replays WAL of another has its own place in
+/// that, and is not judged.
+fn rolled_back(
+    data: &Path,
+    control: &ControlFile,
+    record: &InstanceRecord,
+    by: PathBuf,
+) -> Result<Option<RolledBack>> {
+    let (Some(archived), Some(size)) = (record.archived, control.segment_size) else {
+        return Ok(None);
+    };
+    let mut own = Reach {
+        timeline: control.timeline,
+        lsn: control.checkpoint,
+    };
+    let replays = matches!(
+        control.state,
+        ClusterState::InArchiveRecovery | ClusterState::ShutDownInRecovery
+    ) || ["standby.signal", "recovery.signal"]
+        .iter()
+        .any(|signal| data.join(signal).exists());
+    if record.system_identifier != control.system_identifier || replays || own >= archived {
+        return Ok(None);
+    }
+    let expected = wal::page::Expected {
+        system_identifier: Some(control.system_identifier),
+        segment_size: Some(size),
+    };
+    let directory = data.join("pg_wal");
+    // That it is missing is told by whoever judges the cluster.
+    if !directory.is_dir() {
+        return Ok(None);
+    }
+    for entry in
+        fs::read_dir(&directory).with_context(|| format!("list \"{}\"", directory.display()))?
+    {
+        let path = entry
+            .with_context(|| format!("list \"{}\"", directory.display()))?
+            .path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(Ok(WalFileName::Segment(name))) = name.map(WalFileName::parse) else {
+            continue;
+        };
+        // Segments that are made for later, or have been used before, have another header or none.
+        let mut start = [0; wal::LONG_HEADER_BYTES];
+        let is_written = durable_file::open_regular(&path)
+            .and_then(|mut file| file.read_exact(&mut start))
+            .is_ok()
+            && LongPageHeader::parse(&start)
+                .is_ok_and(|header| wal::check_segment(&header, name, expected).is_ok());
+        if is_written {
+            own = own.max(Reach {
+                timeline: name.timeline(),
+                lsn: name.end(size),
+            });
+        }
+    }
+    Ok((own < archived).then_some(RolledBack { own, archived, by }))
 }
 
 /// Looks at the directory of the archive.

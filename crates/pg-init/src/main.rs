@@ -71,6 +71,7 @@ fn main() -> ExitCode {
 fn prepare(config: &Path, settings: &Settings, plan_only: bool) -> Result<()> {
     look::check_user()?;
     data_directory::check_mounts(&settings.postgresql.required_mounts)?;
+    data_directory::check_takes_changes(&settings.postgresql.data_directory)?;
     look::check_config_file(settings)?;
     if !plan_only {
         recovery::resume(config, settings)?;
@@ -230,8 +231,15 @@ fn remember(
         archived: archived(settings, cluster)?
             .max(of_this_cluster.and_then(|known| known.archived)),
     };
-    if known == Some(&record) {
-        return Ok(());
+    if known != Some(&record) {
+        record.write(&settings.state_directory())?;
     }
-    record.write(&settings.state_directory())
+    // The server can do without them; where they belong may be missing.
+    if let Err(err) = record.write_copies() {
+        tool::log(
+            Level::Warning,
+            format_args!("could not copy the record of the instance: {err:#}"),
+        );
+    }
+    Ok(())
 }

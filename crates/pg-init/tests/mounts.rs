@@ -74,11 +74,15 @@ impl Machine {
         ))
     }
 
-    fn init_behind(&self, mounts: &str) -> Result<Run> {
-        let program = testbed::program("pg-init")?
+    fn run_behind(&self, mounts: &str, program: &str) -> Result<Run> {
+        let program = testbed::program(program)?
             .arg("--config")
             .arg(self.path("main.json"));
         self.behind(mounts, program)
+    }
+
+    fn init_behind(&self, mounts: &str) -> Result<Run> {
+        self.run_behind(mounts, "pg-init")
     }
 
     /// Why this machine cannot do such a thing, if so.
@@ -156,5 +160,40 @@ fn s7_a_data_directory_that_is_a_mount_point_is_refused() -> Result<()> {
         let run = machine.init_behind(mounts)?.expect_code(1)?;
         ensure!(run.stderr.contains(expected), "{mounts}: {}", run.stderr);
     }
+    Ok(())
+}
+
+#[test]
+fn s26_a_file_system_that_takes_no_changes_is_refused_before_anything_is_begun() -> Result<()> {
+    let machine = Machine::new()?;
+    if let Some(why) = machine.why_not()? {
+        testbed::skip!("this user may not mount anything: {}", why.trim());
+    }
+    let path = machine.path("main.json");
+    let mut settings: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+    settings["preseed"] = serde_json::json!({
+        "sources": [{ "kind": "baseBackups" }],
+        "allowEmptyStartWithoutProof": true,
+    });
+    settings["baseBackup"] = serde_json::json!({ "directory": machine.path("backups") });
+    fs::write(path, settings.to_string())?;
+    for program in ["pg-preseed", "pg-init"] {
+        // With and without a cluster in it.
+        for content in ["true", "mkdir \"$pg/16\"; echo 17 > \"$pg/16/PG_VERSION\""] {
+            let mounts = format!(
+                "mount -t tmpfs data \"$pg\"; {content}; mount -t tmpfs -o remount,ro data \"$pg\""
+            );
+            let run = machine.run_behind(&mounts, program)?.expect_code(1)?;
+            ensure!(
+                run.stderr.contains(&format!(
+                    "tmpfs \"data\", which \"{}\" is in, takes no changes",
+                    machine.path("pg/16").display()
+                )),
+                "{}",
+                run.stderr
+            );
+        }
+    }
+    assert_eq!(fs::read_dir(machine.path("state"))?.count(), 0);
     Ok(())
 }

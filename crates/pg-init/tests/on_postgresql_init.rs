@@ -295,6 +295,11 @@ fn s9_a_machine_that_lost_its_data_directory_gets_no_new_cluster_but_the_way_bac
     let without_the_record = || -> Result<_> {
         let mut found = machine.snapshot()?;
         found.retain(|path, _| !path.starts_with(machine.path("state")));
+        // Its copies, and the directories that they are in.
+        for holder in ["archive", "backups/.backstay"] {
+            found.remove(&machine.path(holder).join("instance.json"));
+            found.remove(&machine.path(holder));
+        }
         Ok(found)
     };
     let before = without_the_record()?;
@@ -412,6 +417,101 @@ fn s12_the_cluster_of_another_instance_is_not_started() -> Result<()> {
         ),
         &format!("`backstay archive admit main --replaces {own}`"),
     )
+}
+
+#[test]
+fn a_cluster_that_was_rolled_back_is_announced_and_goes_on_only_on_a_timeline_of_its_own()
+-> Result<()> {
+    let machine = Machine::new()?;
+    machine.init(&[])?.expect_success()?;
+    machine.pg_ctl("start")?;
+    machine.psql("CREATE TABLE before ()")?;
+    machine.psql("SELECT pg_switch_wal()")?;
+    machine.pg_ctl("stop")?;
+    // What somebody takes a snapshot of, and rolls back to.
+    let older = machine.path("pg/older");
+    let copy = |from: &Path, to: &Path| -> Result<()> {
+        Command::new("/bin/cp").arg("-a").args([from, to]).run()?;
+        Ok(())
+    };
+    copy(&machine.data(), &older)?;
+    machine.pg_ctl("start")?;
+    for table in ["after_1", "after_2"] {
+        machine.psql(&format!("CREATE TABLE {table} ()"))?;
+        machine.psql("SELECT pg_switch_wal()")?;
+    }
+    // At its end a server archives all that it has.
+    machine.pg_ctl("stop")?;
+    let newest = machine.path("pg/newest");
+    copy(&machine.data(), &newest)?;
+    machine.init(&[])?.expect_success()?;
+    let record = InstanceRecord::read(&machine.path("state"))?.context("no record")?;
+    ensure!(record.archived.is_some(), "nothing was archived");
+
+    let roll_back = || -> Result<()> {
+        fs::remove_dir_all(machine.data())?;
+        copy(&older, &machine.data())
+    };
+    roll_back()?;
+    // What is remembered is remembered in the archive too.
+    let state = InstanceRecord::path(&machine.path("state"));
+    let aside = machine.path("aside.json");
+    durable_file::move_to_new_name(&state, &aside)?;
+    let refused = machine.init(&[])?.expect_code(1)?.stderr;
+    ensure!(
+        refused.contains(&format!(
+            "had been archived by \"{}\"",
+            machine.path("archive/instance.json").display()
+        )),
+        "{refused}"
+    );
+    durable_file::move_to_new_name(&aside, &state)?;
+    let refused = machine.init(&[])?.expect_code(1)?.stderr;
+    ensure!(
+        refused.contains("was rolled back: its WAL reaches to ")
+            && refused.contains("hint: `backstay restore main --no-start --to latest`"),
+        "{refused}"
+    );
+    ensure!(
+        fs::read(older.join("global/pg_control"))?
+            == fs::read(machine.data().join("global/pg_control"))?,
+        "it was changed"
+    );
+
+    // The second of the two ways out.
+    let from = format!("directory:{}", machine.data().display());
+    machine
+        .backstay(&[
+            "restore",
+            "--no-start",
+            "--yes",
+            "--from",
+            &from,
+            "--to",
+            "immediate",
+        ])?
+        .expect_success()?;
+    machine.init(&[])?.expect_success()?;
+    machine.pg_ctl("start")?;
+    assert_eq!(
+        machine.psql(
+            "SELECT timeline_id, to_regclass('before') IS NOT NULL, to_regclass('after_1') IS NULL FROM pg_control_checkpoint()"
+        )?,
+        "2|t|t"
+    );
+    machine.psql("SELECT pg_switch_wal()")?;
+    machine.pg_ctl("stop")?;
+    machine.init(&[])?.expect_success()?;
+
+    // The state that the rolled-back one left behind is on the older timeline by now.
+    fs::remove_dir_all(machine.data())?;
+    copy(&newest, &machine.data())?;
+    let refused = machine.init(&[])?.expect_code(1)?.stderr;
+    ensure!(
+        refused.contains("on timeline 2 had been archived"),
+        "{refused}"
+    );
+    Ok(())
 }
 
 #[test]

@@ -39,6 +39,7 @@ impl Situation {
         let server = &settings.postgresql;
         let path = &server.data_directory;
         data_directory::check_mounts(&server.required_mounts)?;
+        data_directory::check_takes_changes(path)?;
         let programs = Programs::in_directory(&server.bin_directory);
         let data = data_directory::look_at(path, &programs)?;
         if let Some(refusal) = data.refusal(path) {
@@ -115,18 +116,28 @@ pub struct Known {
 }
 
 impl Known {
-    /// Asks the record outside of the data directory, and the archive.
+    /// Asks the record outside of the data directory, its copies, and the archive.
     ///
     /// # Errors
     ///
     /// Fails when one of them is there and cannot be read.
     pub fn of(settings: &Settings) -> Result<Self> {
         let state = settings.state_directory();
-        if let Some(record) = InstanceRecord::read(&state)? {
+        let known = match InstanceRecord::read(&state)? {
+            Some(record) => Some((record, InstanceRecord::path(&state))),
+            None => InstanceRecord::of_copies(
+                &settings.archive.directory,
+                settings
+                    .base_backup
+                    .as_ref()
+                    .map(|declared| declared.directory.as_path()),
+            )?,
+        };
+        if let Some((record, by)) = known {
             return Ok(Self {
                 system_identifier: Some(record.system_identifier),
                 archived: record.archived,
-                by: InstanceRecord::path(&state),
+                by,
             });
         }
         let root = &settings.archive.directory;

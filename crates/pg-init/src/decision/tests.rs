@@ -1,5 +1,6 @@
 use super::*;
 
+use instance_state::Reach;
 use tool::hint_of;
 use wal::{ControlFile, SegmentSize, TimelineId};
 
@@ -32,6 +33,7 @@ fn new_machine() -> Facts {
         archive: ArchiveFound::Nothing,
         base_backups: Some(BaseBackupsFound::Nothing),
         record: None,
+        rolled_back: None,
         preseed: None,
         programs_major: 16,
         beside: Vec::new(),
@@ -334,6 +336,28 @@ fn s1_a_cluster_in_use_is_left_alone() {
     assert_eq!(
         decision.text(&settings("")),
         "use      the cluster in /var/lib/postgresql/main/16\n"
+    );
+}
+
+#[test]
+fn a_cluster_that_is_an_older_state_of_itself_is_refused() {
+    let reach = |timeline, lsn| Reach {
+        timeline: TimelineId::new(timeline).unwrap(),
+        lsn: wal::Lsn(lsn),
+    };
+    let facts = Facts {
+        rolled_back: Some(RolledBack {
+            own: reach(1, 0x0200_0000),
+            archived: reach(2, 0x0100_0000),
+            by: "/var/lib/backstay/main/instance.json".into(),
+        }),
+        ..in_use()
+    };
+    assert_refused(
+        &settings(""),
+        &facts,
+        "the cluster in \"/var/lib/postgresql/main/16\" was rolled back: its WAL reaches to 0/2000000 on timeline 1, and 0/1000000 on timeline 2 had been archived by \"/var/lib/backstay/main/instance.json\"",
+        "`backstay restore main --no-start --to latest` brings back what came after, and keeps what is there; to go on from here, on a timeline of its own, `backstay restore main --no-start --from directory:/var/lib/postgresql/main/16 --to immediate`",
     );
 }
 
