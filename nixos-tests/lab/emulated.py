@@ -1,8 +1,8 @@
 """An emulated machine: QEMU in software, with Debian's kernel and ZFS, booted from a disk made of the root file system.
 
-Everything inside is real, and roughly ten times slower than on the host. It has two disks: its own, and an empty one for a pool,
-/dev/vdb. A crash ends QEMU at once: what the machine's kernel has not handed to its disks is lost, and of what it has not flushed
-each block or not, as the coin falls.
+Everything inside is real, and roughly ten times slower than on the host. It has three disks: its own, and two empty ones for pools,
+/dev/vdb and /dev/vdc. A crash ends QEMU at once: what the machine's kernel has not handed to its disks is lost, and of what it has
+not flushed each block or not, as the coin falls.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class EmulatedMachine(Machine):
         wants.mkdir(exist_ok=True)
         (wants / "backstay-lab-shell.service").symlink_to("../backstay-lab-shell.service")
         begun = time.monotonic()
-        for seed, (name, size) in enumerate((("root", ROOT_BYTES), ("pool", POOL_BYTES))):
+        for seed, (name, size) in enumerate((("root", ROOT_BYTES), ("pool", POOL_BYTES), ("second", POOL_BYTES))):
             self._disks[name] = Disk(self._directory / f"{name}.img", size, seed)
         command = ["mke2fs", "-q", "-t", "ext4", "-d", str(path), str(self._directory / "root.img")]
         subprocess.run(command, check=True, env={**os.environ, "PATH": _sbin()})

@@ -61,15 +61,22 @@ let
   # A dataset of this host has no "user@host:" before it.
   isLocal = dataset: !lib.hasInfix "@" dataset;
 
-  delegation =
+  # Debian's zfs; NixOS uses the one of the booted system. A target that is not there yet is made by the first transfer, with rights
+  # over its parent, which are taken back from both.
+  zfs =
     action: permissions: dataset:
+    "/usr/sbin/zfs ${action} ${cfg.user} ${lib.concatStringsSep "," permissions} ${lib.escapeShellArg dataset}";
+  asRoot = script: "-+/bin/sh -c ${lib.escapeShellArg script}";
+  allow =
+    permissions: dataset:
     lib.optional (isLocal dataset) (
-      # Debian's zfs; NixOS uses the one of the booted system.
-      "-+/usr/sbin/zfs ${action} ${cfg.user} ${lib.concatStringsSep "," permissions} "
-      + lib.escapeShellArg dataset
+      asRoot "if /usr/sbin/zfs list ${lib.escapeShellArg dataset}; then ${zfs "allow" permissions dataset}; else ${zfs "allow" permissions (dirOf dataset)}; fi"
     );
-  allow = delegation "allow";
-  unallow = delegation "unallow";
+  unallow =
+    permissions: dataset:
+    lib.optional (isLocal dataset) (
+      asRoot "${zfs "unallow" permissions dataset}; ${zfs "unallow" permissions (dirOf dataset)}"
+    );
 
   unitName =
     name:

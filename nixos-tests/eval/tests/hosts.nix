@@ -174,9 +174,9 @@ in
   # systemd refuses to start a unit when one of them is missing.
   "test every directory that a sandbox opens for writing is made by something" = inEveryExample missingDirectories;
 
-  "test no unit runs a shell, but those of NixOS' own restic module" = inEveryExample (
+  "test no unit runs a shell, but those of NixOS' own restic and syncoid modules" = inEveryExample (
     host:
-    lib.filter (text: !lib.hasPrefix "restic-backups-" text) (
+    lib.filter (text: !lib.hasPrefix "restic-backups-" text && !lib.hasPrefix "syncoid-" text) (
       map ({ unit, value, ... }: "${unit}: ${value}") (
         lib.filter ({ value, ... }: builtins.match "[^ ]*/(ba)?sh .*" value != null) (
           directives host [

@@ -77,6 +77,19 @@ let
   replication = changes: sanoid { datasets."tank/a".replication = toNas changes; };
 
   syncoid = "syncoid-tank-services-postgresql-main.service";
+
+  # What NixOS runs as root before and after syncoid. The target may be about to be made, below its parent.
+  delegates =
+    rights: dataset:
+    let
+      zfs = action: on: "/usr/sbin/zfs ${action} zfs-replication ${rights} ${on}";
+    in
+    {
+      before = "-+/bin/sh -c 'if /usr/sbin/zfs list ${dataset}; then ${zfs "allow" dataset}; else ${zfs "allow" (dirOf dataset)}; fi'";
+      after = "-+/bin/sh -c '${zfs "unallow" dataset}; ${zfs "unallow" (dirOf dataset)}'";
+    };
+  sends = delegates "bookmark,hold,send";
+  receives = delegates "change-key,compression,create,mount,mountpoint,receive";
 in
 {
   # Datasets.
@@ -643,8 +656,8 @@ in
           "tank/services/postgresql/main zfs-replication@nas:backup/forge/services/postgresql/main"
         ])
       ];
-      allowed = [ "-+/usr/sbin/zfs allow zfs-replication bookmark,hold,send tank/services/postgresql/main" ];
-      taken = [ "-+/usr/sbin/zfs unallow zfs-replication bookmark,hold,send tank/services/postgresql/main" ];
+      allowed = [ (sends "tank/services/postgresql/main").before ];
+      taken = [ (sends "tank/services/postgresql/main").after ];
       user = [ "zfs-replication" ];
       key = [ "-/var/lib/zfs-replication/.ssh/id_ed25519" ];
       description = [ "Replicate tank/services/postgresql/main to nas" ];
@@ -705,8 +718,8 @@ in
         "/usr/sbin/syncoid --no-sync-snap --create-bookmark --no-rollback --sendoptions w --recvoptions u --no-privilege-elevation tank/a backup/a"
       ];
       allowed = [
-        "-+/usr/sbin/zfs allow zfs-replication bookmark,hold,send tank/a"
-        "-+/usr/sbin/zfs allow zfs-replication change-key,compression,create,mount,mountpoint,receive backup/a"
+        (sends "tank/a").before
+        (receives "backup/a").before
       ];
       description = [ "Replicate tank/a to the pool backup" ];
     };
