@@ -21,14 +21,13 @@ let
   recovering = lib.filterAttrs (_: instance: instance.recovery.enable) instances;
 
   # Where systemd puts the secrets of the unit.
-  credentials = name: {
-    password = "/run/credentials/${(units name).preseed}/restic-password";
-    environment = "/run/credentials/${(units name).preseed}/restic-environment";
-    sshKey = "/run/credentials/${(units name).preseed}/ssh-key";
-  };
+  credential = name: id: "/run/credentials/${(units name).preseed}/${id}";
+  sshKey = "ssh-key";
+  resticPassword = repository: "restic-password${repository.suffix}";
+  resticEnvironment = repository: "restic-environment${repository.suffix}";
 
-  # A section of the settings for each method. One that has no source is refused in assertions.nix.
-  sourceOf =
+  # Sections of the settings for each method. One that has no source is refused in assertions.nix.
+  sourcesOf =
     name: instance: method:
     let
       datasets = sources.datasetsOf instance;
@@ -41,7 +40,7 @@ let
           null;
     in
     {
-      syncoid = {
+      syncoid = lib.singleton {
         kind = "syncoid";
         inherit (replicas.data)
           host
@@ -52,27 +51,28 @@ let
           sendOptions
           receiveOptions
           ;
-        sshKeyFile = (credentials name).sshKey;
+        sshKeyFile = credential name sshKey;
         targetDataset = datasets.data;
         archiveDataset = archive;
         archiveTargetDataset = if archive == null then null else datasets.archive;
       };
-      local = {
+      local = lib.singleton {
         kind = "local";
         dataset = datasets.data;
         archiveDataset = datasets.archive;
       };
-      restic = {
+      # Each is a source of its own, so one that is lost hides none of the others.
+      restic = map (repository: {
         kind = "restic";
-        repository = instance.preseed.repository.url;
-        passwordFile = (credentials name).password;
+        repository = repository.url;
+        passwordFile = credential name (resticPassword repository);
         environmentFile =
-          if instance.preseed.repository.environmentFile == null then
+          if repository.environmentFile == null then
             null
           else
-            (credentials name).environment;
-      };
-      baseBackups.kind = "baseBackups";
+            credential name (resticEnvironment repository);
+      }) instance.preseed.repositories;
+      baseBackups = [ { kind = "baseBackups"; } ];
     }
     .${method};
 
@@ -99,7 +99,7 @@ let
     {
       config.programSettings = {
         preseed = lib.mkIf preseed.enable {
-          sources = map (sourceOf name config) (methodsOf config);
+          sources = lib.concatMap (sourcesOf name config) (methodsOf config);
           inherit (preseed)
             choose
             asStandby
@@ -123,14 +123,15 @@ let
       inherit (instance) paths;
       methods = methodsOf instance;
       uses = lib.flip lib.elem methods;
-      inherit (instance.preseed) repository;
-      isDirectory = uses "restic" && restic.isDirectory repository.url;
+      repositories = lib.optionals (uses "restic") instance.preseed.repositories;
+      isDirectory = repository: restic.isDirectory repository.url;
+      usesDirectory = lib.any isDirectory repositories;
       usesDatasets = uses "syncoid" || uses "local";
-      usesNetwork = uses "syncoid" || uses "restic" && !isDirectory;
+      usesNetwork = uses "syncoid" || !lib.all isDirectory repositories;
 
       # Files are read out of it, or asked for.
       reading =
-        (if isDirectory then privileges.readingEverything else lib.id) (
+        (if usesDirectory then privileges.readingEverything else lib.id) (
           if usesNetwork then blib.hardening.network else blib.hardening.helper
         );
       # pg-preseed asks for datasets and changes none.
@@ -139,20 +140,21 @@ let
       # "%" begins a specifier in a unit file.
       escape = lib.replaceStrings [ "%" ] [ "%%" ];
       secrets =
-        lib.optionals (uses "restic") (
+        lib.concatMap (
+          repository:
           [
             {
-              id = "restic-password";
+              id = resticPassword repository;
               path = repository.passwordFile;
             }
           ]
           ++ lib.optional (repository.environmentFile != null) {
-            id = "restic-environment";
+            id = resticEnvironment repository;
             path = repository.environmentFile;
           }
-        )
+        ) repositories
         ++ lib.optional (uses "syncoid") {
-          id = "ssh-key";
+          id = sshKey;
           path = (sources.replicasOf instance).data.sshKeyFile;
         };
     in
@@ -180,8 +182,8 @@ let
             # Another host or a repository on one is asked. Methods that stay on this host do not wait
             # for a network that may be down.
             ++ lib.optional usesNetwork "network-online.target"
-            # The repository is a directory, perhaps on a NAS.
-            ++ lib.optional isDirectory "remote-fs.target"
+            # A repository is a directory, perhaps on a NAS.
+            ++ lib.optional usesDirectory "remote-fs.target"
             # Where sops-nix decrypts in a unit and not before, the secrets come from there.
             ++ lib.optional (secrets != [ ]) "sops-install-secrets.service";
           # While the archive gets back what it had, half of it is no copy.
@@ -192,7 +194,7 @@ let
           wants =
             lib.optional (storage.enable && usesDatasets) "backstay-datasets.service"
             ++ lib.optional usesNetwork "network-online.target"
-            ++ lib.optional isDirectory "remote-fs.target";
+            ++ lib.optional usesDirectory "remote-fs.target";
           onFailure = notifications.onFailure "preseed-failure";
           onSuccess = notifications.onSuccess "preseed-failure";
           path =

@@ -25,7 +25,7 @@ let
     let
       cfg = config.preseed;
       inherit (config) recovery;
-      inherit (config.backup.restic) resolved;
+      inherit (config.backup.restic) all resolved;
       of = own: fallback: if own != null then own else fallback;
     in
     {
@@ -66,7 +66,8 @@ let
             - `syncoid`: the replica that `modules.backup.sanoid.datasets` sends this instance's datasets to;
             - `local`: a snapshot of the instance's own dataset, and what came after it from the WAL archive on this host; no
               snapshot is rolled back or destroyed;
-            - `restic`: base backups and WAL out of a restic repository;
+            - `restic`: base backups and WAL out of a restic repository; of several each is asked for itself, so one that
+              is lost hides none of the others;
             - `baseBackups`: base backups and WAL that are still on this host.
 
             A method without a source is refused. This version cannot restore from `syncoid`, which is a
@@ -141,8 +142,8 @@ let
           default = null;
           example = "s3:https://s3.example.org/forge";
           description = ''
-            Restic repository to restore from. `null` is the one that `backup.restic` copies into. A
-            password has no place in it.
+            Restic repository to restore from, and the only one. `null` are those that `backup.restic` copies into, the
+            first and then `furtherRepositories`. A password has no place in it.
           '';
         };
 
@@ -151,7 +152,8 @@ let
           default = null;
           example = "/run/secrets/restic/password";
           description = ''
-            File with the password of the repository. `null` takes the one of `backup.restic`.
+            File with the password of the repository, of the first one if there are several. `null` takes the one of
+            `backup.restic`.
 
             A new machine needs this file before anything has been restored.
           '';
@@ -162,8 +164,8 @@ let
           default = null;
           example = "/run/secrets/restic/env";
           description = ''
-            File with environment variables for restic. `null` takes the one of `backup.restic`, if it has
-            one.
+            File with environment variables for restic, for the first repository if there are several. `null` takes
+            the one of `backup.restic`, if it has one.
           '';
         };
 
@@ -201,6 +203,25 @@ let
           };
           description = ''
             The repository with what `backup.restic` fills in.
+          '';
+        };
+
+        repositories = mkOption {
+          type = types.listOf (types.attrsOf (types.nullOr types.str));
+          readOnly = true;
+          internal = true;
+          default = [
+            (cfg.repository // { suffix = ""; })
+          ]
+          ++ lib.optionals (cfg.repositoryUrl == null) (
+            map (further: {
+              inherit (further) url passwordFile environmentFile;
+              suffix = further.jobSuffix;
+            }) (lib.filter (one: one.jobSuffix != "") all)
+          );
+          description = ''
+            All repositories to restore from, in the order in which they are asked, and what the names of their
+            secrets end with.
           '';
         };
       };

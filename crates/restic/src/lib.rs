@@ -80,7 +80,8 @@ impl Repository {
     ///
     /// Password and environment are read from the unit's credentials `restic-password-<name>` and
     /// `restic-environment-<name>` where it has them, or `restic-password` and `restic-environment` in a
-    /// unit with one repository: it may not be allowed to read the files themselves. They
+    /// unit with one repository: it may not be allowed to read the files themselves. A declaration whose
+    /// password is a credential already says which ones are this repository's. They
     /// are read now, and handed to restic in its environment, which only the same user can see: root
     /// reads them and then becomes somebody who could not.
     ///
@@ -90,13 +91,8 @@ impl Repository {
     ///
     /// Fails when restic is not installed, and when the password or the environment cannot be read.
     pub fn new(declared: &ResticRepository, cache: Option<&Path>) -> Result<Self> {
-        let credential = |kind: &str| {
-            let directory = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
-            let own = directory.join(format!("{kind}-{}", declared.name));
-            [own, directory.join(kind)]
-                .into_iter()
-                .find(|path| path.exists())
-        };
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let credential = |kind| credential(credentials.as_deref(), declared, kind);
         let password =
             credential("restic-password").unwrap_or_else(|| declared.password_file.clone());
         let password = std::fs::read_to_string(&password)
@@ -310,6 +306,23 @@ fn installed() -> Result<PathBuf> {
         })
 }
 
+/// The credential in `directory` that stands for the `kind` of secret of a repository, if there is one.
+fn credential(
+    directory: Option<&Path>,
+    declared: &ResticRepository,
+    kind: &str,
+) -> Option<PathBuf> {
+    let directory = directory?;
+    // The one without a name may be another repository's.
+    if declared.password_file.starts_with(directory) {
+        return None;
+    }
+    let own = directory.join(format!("{kind}-{}", declared.name));
+    [own, directory.join(kind)]
+        .into_iter()
+        .find(|path| path.exists())
+}
+
 /// The variables of a file as systemd's `EnvironmentFile=` reads it, without continued lines.
 fn variables(text: &str) -> Vec<(String, String)> {
     text.lines()
@@ -336,6 +349,36 @@ mod tests {
             pattern(Path::new("/a*b/c?d[e]\\f")).unwrap(),
             "/a\\*b/c\\?d\\[e]\\\\f"
         );
+    }
+
+    #[test]
+    fn a_credential_is_taken_for_the_repository_that_it_is_of() -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        let credentials = directory.path();
+        let declared = |password_file: PathBuf| ResticRepository {
+            name: "offsite".into(),
+            repository: "/srv/offsite".into(),
+            password_file,
+            environment_file: None,
+            host: None,
+            jobs: Vec::new(),
+        };
+        let elsewhere = declared("/run/secrets/password".into());
+        let found = |declared: &ResticRepository| {
+            credential(Some(credentials), declared, "restic-password")
+        };
+        assert_eq!(found(&elsewhere), None);
+        let only = credentials.join("restic-password");
+        std::fs::write(&only, "nas")?;
+        assert_eq!(found(&elsewhere), Some(only));
+        let own = credentials.join("restic-password-offsite");
+        std::fs::write(&own, "offsite")?;
+        assert_eq!(found(&elsewhere), Some(own.clone()));
+        // Several sources of one unit, each of which names its own.
+        assert_eq!(found(&declared(own)), None);
+        assert_eq!(found(&declared(credentials.join("second"))), None);
+        assert_eq!(credential(None, &elsewhere, "restic-password"), None);
+        Ok(())
     }
 
     #[test]

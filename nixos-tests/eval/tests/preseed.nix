@@ -361,6 +361,72 @@ in
     };
   };
 
+  "test every repository of the backups is a source of its own, with its own secrets" = {
+    expr =
+      let
+        offsite = {
+          modules.backup.restic.repositories.offsite = {
+            url = "/srv/offsite";
+            passwordFile = "/run/secrets/restic/offsite-password";
+            mountPoint = "/";
+          };
+        };
+        declaring =
+          preseed:
+          hostWith [
+            nas
+            offsite
+            (main {
+              backup.restic.repositoryName = "nas";
+              backup.restic.furtherRepositories = [ "offsite" ];
+              preseed = {
+                enable = true;
+                restoreMethods = [ "restic" ];
+              }
+              // preseed;
+            })
+          ];
+        both = declaring { };
+      in
+      {
+        sources = sources both;
+        secrets = values "LoadCredential" unit both;
+        # The first is on a network, the second a directory.
+        after = words "After" unit both;
+        one = map (source: source.repository) (
+          sources (declaring {
+            repositoryUrl = "s3:https://s3.example.org/forge";
+          })
+        );
+      };
+    expected = {
+      sources = [
+        {
+          kind = "restic";
+          repository = "rest:https://nas.example.org/forge";
+          passwordFile = "/run/credentials/preseed-postgresql-main.service/restic-password";
+          environmentFile = "/run/credentials/preseed-postgresql-main.service/restic-environment";
+        }
+        {
+          kind = "restic";
+          repository = "/srv/offsite";
+          passwordFile = "/run/credentials/preseed-postgresql-main.service/restic-password-offsite";
+        }
+      ];
+      secrets = [
+        "restic-password:/run/secrets/restic/password"
+        "restic-environment:/run/secrets/restic/env"
+        "restic-password-offsite:/run/secrets/restic/offsite-password"
+      ];
+      after = [
+        "network-online.target"
+        "remote-fs.target"
+        "sops-install-secrets.service"
+      ];
+      one = [ "s3:https://s3.example.org/forge" ];
+    };
+  };
+
   "test every option of preseed reaches the settings" = {
     expr = removeAttrs (section "preseed" (host {
       preseed = {

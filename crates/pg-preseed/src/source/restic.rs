@@ -16,7 +16,7 @@ use wal::WalFileName;
 use super::base_backups::own_archive;
 use super::{Answer, Ask, Offer, offer};
 
-/// What the repository is called where only one can be meant.
+/// What a repository is called that copies do not go to, and that has no name of its own.
 const NAME: &str = "preseed";
 /// Directory for what is ours beside the base backups.
 const OURS: &str = ".backstay";
@@ -24,8 +24,8 @@ const ARCHIVE_MANIFEST: &str = "archive.json";
 
 /// The repository of a source, as `backstay fetch` wants it declared.
 ///
-/// The same repository may be in the list of those that copies go to. Then that says whose copies are meant
-/// if they are of several hosts, and where the password is for whoever runs this outside of its unit.
+/// The same repository may be in the list of those that copies go to. Then that says what it is called, whose
+/// copies are meant if they are of several hosts, and where the password is for whoever runs this outside of its unit.
 pub fn declaration(settings: &Settings, source: &ResticSource) -> ResticRepository {
     let same = settings
         .restic
@@ -36,7 +36,7 @@ pub fn declaration(settings: &Settings, source: &ResticSource) -> ResticReposito
         _ => own.to_owned(),
     };
     ResticRepository {
-        name: NAME.into(),
+        name: same.map_or_else(|| NAME.into(), |declared| declared.name.clone()),
         repository: source.repository.clone(),
         password_file: or_same(
             &source.password_file,
