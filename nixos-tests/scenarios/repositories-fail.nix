@@ -212,7 +212,8 @@ in
         def typed(line: str) -> str:
             for known, here in replaced.items():
                 line = line.replace(known, here)
-            return machine.succeed(f"{password}; {line}", timeout=600)
+            # `head` leaves before all is said.
+            return machine.succeed(f"set +o pipefail; {password}; {line}", timeout=600)
 
 
         said = []
