@@ -9,6 +9,7 @@ let
   blib = import ../lib.nix { inherit lib pkgs; };
   helper = import ../backup/helper.nix { inherit lib pkgs; };
   privileges = import ../backup/privileges.nix;
+  places = import ../backup/places.nix { inherit lib config; };
   messages = import ../backup/messages.nix { inherit lib; };
   restic = import ../restic/places.nix { inherit lib config; };
   credentials = import ../backup/credentials.nix { inherit lib; };
@@ -80,14 +81,28 @@ let
       };
     };
 
+  # Whether anything that the instance writes is known to be on ZFS.
+  writesToZfs =
+    { backup, paths, ... }@instance:
+    lib.any (path: (places.at path).dataset or null != null) (
+      [ paths.root ]
+      ++ lib.optional backup.isArchiving paths.archive
+      ++ lib.optional backup.takesBaseBackups paths.backups
+      ++ instance.tablespaces
+    );
+
   healthCheckUnit =
     name: instance:
+    let
+      asksZfs = writesToZfs instance;
+    in
     lib.nameValuePair "postgresql-healthcheck-${name}" (
       lib.mkMerge [
         (helper {
           inherit name instance;
           program = "pg-healthcheck";
-          preset = blib.hardening.helper;
+          # A dataset with sync=disabled is a finding.
+          preset = (if asksZfs then privileges.askingZfs else lib.id) blib.hardening.helper;
           writable = [ instance.paths.state ];
         })
         {
@@ -95,6 +110,8 @@ let
           # While the server is still starting there is nothing to say. It is not required: that it does
           # not run is what this has to find.
           after = [ (units name).server ];
+          # The userland that came with the running kernel's module; another version may not speak to it.
+          path = lib.optional asksZfs "/run/booted-system/sw";
           onFailure = notifications.onFailure "postgresql-health-failure";
           onSuccess = notifications.onSuccess "postgresql-health-failure";
           serviceConfig = {

@@ -48,6 +48,11 @@ checks! {
         None,
         "What is written now goes to the wrong disk, and is hidden when the right one is mounted.",
         "findmnt --submounts /var/lib/postgresql; systemctl status backstay-datasets.service";
+    "durability" "PostgreSQLDurability"
+        Some("A power cut would take back what PostgreSQL instance {instance} has committed"),
+        None,
+        "The server, or a file system below it, calls durable what is in memory only. Commits and archived WAL do not outlive a power cut.",
+        "pg-healthcheck --config /etc/backstay/{instance}.json; zfs get -r sync; psql --command 'show fsync'";
     "archiver" "PostgreSQLArchiver"
         Some("PostgreSQL instance {instance} does not archive its WAL"),
         None,
@@ -83,6 +88,11 @@ checks! {
         Some("A restore of PostgreSQL instance {instance} takes longer than its objective"),
         "The last restore drill measured it. More frequent base backups leave less WAL to replay.",
         "backstay status {instance}; journalctl --unit postgresql-restore-drill-{instance}.service --since -8d";
+    "drill" "PostgreSQLDrill"
+        Some("A restore of PostgreSQL instance {instance} has not been rehearsed with success"),
+        None,
+        "A backup is a hope until it has been restored. As things are, a restore may not work.",
+        "backstay status {instance}; journalctl --unit postgresql-restore-drill-{instance}.service --since -8d; systemctl start postgresql-restore-drill-{instance}.service";
     "replication" "PostgreSQLReplication"
         Some("A standby of PostgreSQL instance {instance} is missing or behind"),
         None,

@@ -92,6 +92,8 @@ checks! {
     Server = "server",
     /// What has to be mounted is, and hides nothing.
     Mounts = "mounts",
+    /// What the server was told is durable is.
+    Durability = "durability",
     /// The server hands its WAL over.
     Archiver = "archiver",
     /// The archive can be read and is this cluster's.
@@ -106,6 +108,8 @@ checks! {
     OffSite = "off-site",
     /// A restore takes as long as it may.
     RecoveryTime = "recovery-time",
+    /// A restore was rehearsed not long ago, and the last rehearsal succeeded.
+    Drill = "drill",
     /// Standbys keep up.
     Replication = "replication",
     /// Replication slots do not keep too much WAL.

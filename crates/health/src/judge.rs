@@ -3,6 +3,8 @@
 mod archiving;
 mod backups;
 mod copies;
+mod drill;
+mod durability;
 mod server;
 mod storage;
 
@@ -43,11 +45,13 @@ pub fn judge(seen: &Instance, settings: &Settings, history: &History) -> (Verdic
         measured: Measured::default(),
     };
     judge.mounts();
+    judge.durability();
     judge.server();
     judge.archive();
     judge.base_backups();
     judge.off_site();
     judge.recovery_time();
+    judge.drill();
     judge.storage();
     (judge.verdict, judge.measured)
 }

@@ -3,6 +3,7 @@
 mod copies;
 mod server;
 mod storage;
+mod volumes;
 
 use std::fs;
 use std::io;
@@ -16,6 +17,7 @@ use mounts::{Mounts, Place};
 use restore_plan::ArchiveContents;
 use settings::Settings;
 use wal::{SystemIdentifier, WalFileName};
+use zfs::Zfs;
 
 use crate::seen::{Archive, Backups, Instance, Mounted, Seen, Server, Unseen, Waiting};
 
@@ -38,16 +40,22 @@ pub fn at(settings: &Settings) -> Instance {
             .and_then(|repository| backups(&repository))
             .map_err(Unseen::from)
     });
+    let mounts = Mounts::read();
+    let places = storage::places(settings);
     Instance {
         now: now(),
         since: since(&settings.state_directory()),
-        mounts: mounted(&settings.postgresql.required_mounts),
+        mounts: mounted(&mounts, &settings.postgresql.required_mounts),
+        volumes: mounts
+            .as_ref()
+            .map(|mounts| volumes::of(&places, mounts, Zfs::find().ok().as_ref()))
+            .unwrap_or_default(),
         waiting: waiting(&settings.postgresql.data_directory).map_err(Unseen::from),
         archive,
         backups,
         copies: copies::of(settings),
         drill: copies::drill(settings),
-        storage: storage::of(settings),
+        storage: storage::of(&places),
         server,
     }
 }
@@ -72,12 +80,11 @@ fn since(state_directory: &Path) -> Option<f64> {
     Some(since.as_duration().as_secs_f64())
 }
 
-fn mounted(required: &[PathBuf]) -> Vec<(PathBuf, Seen<Mounted>)> {
-    let mounts = Mounts::read();
+fn mounted(mounts: &Result<Mounts>, required: &[PathBuf]) -> Vec<(PathBuf, Seen<Mounted>)> {
     required
         .iter()
         .map(|path| {
-            let seen = match &mounts {
+            let seen = match mounts {
                 Ok(mounts) => mounts.place(path).map(described).map_err(Unseen::from),
                 Err(err) => Err(Unseen {
                     why: format!("{err:#}"),

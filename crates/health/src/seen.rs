@@ -42,6 +42,8 @@ pub struct Instance {
     pub server: Server,
     /// Each directory that has to be a mount point.
     pub mounts: Vec<(PathBuf, Seen<Mounted>)>,
+    /// The file systems that the instance writes to and that can be asked what a sync is worth.
+    pub volumes: Vec<Volume>,
     /// WAL files that wait to be archived.
     pub waiting: Seen<Vec<Waiting>>,
     /// The archive.
@@ -94,6 +96,8 @@ pub struct Live {
     pub started: f64,
     /// How it is in recovery, if it is.
     pub recovery: Option<Recovery>,
+    /// `fsync`.
+    pub fsync: bool,
     /// `archive_mode`, `archive_command`, `archive_library` and `archive_timeout`.
     pub archiving: Archiving,
     /// Up to where WAL was written, and the next transaction id. Nothing in recovery.
@@ -201,6 +205,31 @@ pub enum Mounted {
         /// What is hidden.
         hidden: String,
     },
+}
+
+/// A file system that the instance writes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// What is mounted: a device, or the name of a dataset.
+    pub source: String,
+    /// The places of the instance that are on it.
+    pub places: Vec<String>,
+    /// What a sync on it is worth.
+    pub sync: Seen<Sync>,
+}
+
+/// What a sync is worth: whether what was written before it outlives a power cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// It outlives one.
+    Kept,
+    /// ZFS was told to report as durable what is in memory.
+    Disabled {
+        /// The dataset that says so, itself or one above it.
+        by: String,
+    },
+    /// The disk is not made to write down what it holds in its own memory.
+    WithoutBarriers,
 }
 
 /// What the archive holds.

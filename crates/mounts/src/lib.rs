@@ -33,6 +33,8 @@ pub struct Mount {
     /// Whether the file system itself takes no changes, for anybody. A sandbox in which it takes none
     /// is another thing.
     pub is_read_only: bool,
+    /// Whether it does not make the disk write down what it holds in its own memory.
+    pub has_no_barriers: bool,
 }
 
 /// What a directory is.
@@ -178,9 +180,12 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     while text()? != b"-" {}
     let filesystem = unescaped(text()?);
     let source = unescaped(text()?);
-    let is_read_only = text()?
-        .split(|&byte| byte == b',')
-        .any(|option| option == b"ro");
+    let options = text()?;
+    let has = |wanted: &[u8]| {
+        options
+            .split(|&byte| byte == b',')
+            .any(|option| option == wanted)
+    };
     Some(Mount {
         id,
         parent,
@@ -189,7 +194,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         point,
         filesystem: filesystem.to_string_lossy().into_owned(),
         source: source.to_string_lossy().into_owned(),
-        is_read_only,
+        is_read_only: has(b"ro"),
+        has_no_barriers: has(b"nobarrier") || has(b"barrier=0"),
     })
 }
 
@@ -269,6 +275,27 @@ mod tests {
                 panic!("{line}");
             };
             assert_eq!(mount.is_read_only, expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn h13_a_file_system_that_does_not_flush_the_disk_is_told() {
+        for (line, expected) in [
+            (
+                "90 22 8:5 / /pg rw,noatime - ext4 /dev/sdb1 rw,nobarrier,errors=remount-ro\n",
+                true,
+            ),
+            ("90 22 8:5 / /pg rw - ext3 /dev/sdb1 rw,barrier=0\n", true),
+            ("90 22 8:5 / /pg rw - ext3 /dev/sdb1 rw,barrier=1\n", false),
+            (
+                "90 22 8:5 / /pg rw - btrfs /dev/sdb1 rw,space_cache=v2\n",
+                false,
+            ),
+        ] {
+            let Place::MountPoint(mount) = place(line, 90, "/pg") else {
+                panic!("{line}");
+            };
+            assert_eq!(mount.has_no_barriers, expected, "{line}");
         }
     }
 

@@ -175,7 +175,7 @@ fn h12_an_instance_in_use_and_in_the_middle_of_a_base_backup_is_well() -> Result
         .run("pg-healthcheck", [] as [&str; 0])?
         .expect_success()?;
     ensure!(
-        run.stdout == "ok: instance main: 14 checks, nothing is wrong\n",
+        run.stdout == "ok: instance main: 15 checks, nothing is wrong\n",
         "{}{}",
         run.stdout,
         run.stderr
@@ -314,6 +314,13 @@ fn h1_an_archiver_that_dies_is_red_although_no_failure_is_counted() -> Result<()
     let patient = Patient::new()?;
     patient.set("archive_command", "/nonexistent/program %p")?;
     let name = patient.cluster.switch_wal()?;
+    patient.falls_ill("archiver", "critical", "the archiver dies again and again")?;
+    // By a signal, as a sandbox kills what makes a system call that it forbids.
+    patient.set("archive_command", "kill -SYS $$")?;
+    wait_until("a call was killed", || {
+        let log = patient.cluster.log();
+        Ok(log.contains("terminated by signal 31").then_some(()))
+    })?;
     patient.falls_ill("archiver", "critical", "the archiver dies again and again")?;
     let counted = patient
         .cluster
@@ -459,6 +466,118 @@ fn h3_a_base_backup_that_is_gone_or_changed_is_red() -> Result<()> {
 }
 
 #[test]
+fn h3_a_byte_that_flips_in_a_base_backup_is_red_after_the_next_drill() -> Result<()> {
+    let patient = Patient::new()?;
+    patient.cluster.change_settings(&json!({
+        "drill": { "directory": patient.testbed.path().join("drill"), "minimumFreeBytes": 1 },
+    }))?;
+    fs::create_dir(patient.testbed.path().join("drill"))?;
+    patient.cluster.archive_everything()?;
+    let drill = || patient.cluster.run("pg-drill", [] as [&str; 0]);
+    drill()?.expect_success()?;
+    patient.is_well_again()?;
+    let file = patient.newest_backup()?.join("PG_VERSION");
+    let text = fs::read(&file)?;
+    let mut flipped = text.clone();
+    flipped[0] ^= 1;
+    fs::write(&file, flipped)?;
+    // Its size is what it was, and reading every file is what drills are for.
+    patient.is_well_again()?;
+    drill()?.expect_code(1)?;
+    let what = patient.falls_ill("drill", "critical", "the last restore drill failed")?;
+    ensure!(what.contains("PG_VERSION"), "{what}");
+    fs::write(&file, text)?;
+    drill()?.expect_success()?;
+    patient.is_well_again()
+}
+
+#[test]
+fn h12_a_quiet_day_and_a_recovery_stay_green() -> Result<()> {
+    if !Path::new(FAKETIME).exists() {
+        testbed::skip!("faketime is not installed");
+    }
+    let patient = Patient::with(
+        &json!({ "maximumBaseBackupAgeSeconds": 30 * 3600 }),
+        &["hot_standby = on", "archive_timeout = '5min'"],
+    )?;
+    let cluster = &patient.cluster;
+    cluster.archive_everything()?;
+    for clock in ["+0h", "+1h", "+6h", "+12h", "+24h"] {
+        let command = cluster
+            .program("pg-healthcheck", ["--json"])?
+            .wrapped_in(FAKETIME, ["-f", clock]);
+        let (code, findings) = read(&Run::of(&command)?)?;
+        ensure!(code == Some(0), "{clock}: {findings:#?}");
+    }
+
+    // A recovery that waits for its next file: once it lets readers in, and once nobody.
+    let gate = patient.testbed.path().join("gate");
+    for hot_standby in ["on", "off"] {
+        cluster.archive_everything()?;
+        fs::write(&gate, "")?;
+        patient.set("hot_standby", hot_standby)?;
+        patient.set(
+            "restore_command",
+            &format!(
+                "case %f in *.history) exit 1;; esac; while test -e {}; do sleep 0.1; done; exit 1",
+                gate.display()
+            ),
+        )?;
+        let recoveries = |log: &str| log.matches("starting archive recovery").count();
+        let before = recoveries(&cluster.log());
+        cluster.stop(StopMode::Fast)?;
+        fs::write(cluster.data().join("recovery.signal"), "")?;
+        let ended = std::thread::scope(|scope| {
+            let starting = scope.spawn(|| cluster.start());
+            let looked = (|| {
+                wait_until("the server is in recovery", || {
+                    let has_begun = recoveries(&cluster.log()) > before;
+                    let lets_in = || {
+                        let is_recovering = cluster.psql("SELECT pg_is_in_recovery()");
+                        matches!(is_recovering.as_deref(), Ok("t"))
+                    };
+                    Ok((has_begun && (hot_standby == "off" || lets_in())).then_some(()))
+                })?;
+                for _ in 0..3 {
+                    let (code, findings) = patient.check()?;
+                    ensure!(
+                        code == Some(0),
+                        "hot_standby = {hot_standby}: {findings:#?}"
+                    );
+                }
+                Ok(())
+            })();
+            fs::remove_file(&gate)?;
+            match starting.join() {
+                Ok(started) => started?,
+                Err(_) => bail!("starting the server panicked"),
+            }
+            looked
+        });
+        ended?;
+        // One that let nobody in may not yet.
+        let is_recovering = "SELECT pg_is_in_recovery()";
+        wait_until("the recovery has ended", || {
+            Ok(matches!(cluster.psql(is_recovering).as_deref(), Ok("f")).then_some(()))
+        })?;
+        patient.unset("restore_command")?;
+        // It goes on along a new timeline, and the way there is in the archive.
+        cluster.archive_everything()?;
+        patient.is_well_again()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn h13_a_server_that_does_not_sync_is_red() -> Result<()> {
+    let patient = Patient::new()?;
+    patient.set("fsync", "off")?;
+    patient.falls_ill("durability", "critical", "fsync is off")?;
+    patient.unset("fsync")?;
+    patient.is_well_again()
+}
+
+#[test]
 fn h3_h10_age_is_told_by_the_clock_and_a_clock_that_is_set_back_is_no_fault() -> Result<()> {
     if !Path::new(FAKETIME).exists() {
         testbed::skip!("faketime is not installed");
@@ -531,7 +650,8 @@ fn h5_a_slot_that_nobody_uses_is_red_with_what_it_keeps() -> Result<()> {
 }
 
 #[test]
-fn a_standby_that_is_missing_paused_or_behind_is_red_and_one_that_keeps_up_is_not() -> Result<()> {
+fn h12_a_standby_that_is_missing_paused_or_behind_is_red_and_one_that_keeps_up_is_not() -> Result<()>
+{
     let patient = Patient::with(
         &json!({ "checkReplicationLag": true, "maximumReplicationLagSeconds": 1 }),
         &["hot_standby = on"],

@@ -10,6 +10,7 @@ mod size;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use command::Command;
@@ -141,6 +142,38 @@ impl Zfs {
             meaning_of_xattr_on(self.version()?).clone_into(&mut xattr.value);
         }
         Ok(properties)
+    }
+
+    /// One property of the existing dataset `name`, for somebody who cannot wait: a pool that is suspended
+    /// does not answer.
+    ///
+    /// # Errors
+    ///
+    /// Fails when `zfs` does, and when it has not answered after `deadline`.
+    pub fn property(&self, name: &str, property: &str, deadline: Duration) -> Result<Property> {
+        let context = || format!("read the property {property} of dataset \"{name}\"");
+        let answered = Command::new(&self.zfs)
+            .args(["get", "-Hp", "-o", "property,value,source", property, name])
+            .run_with_input("", deadline)
+            .with_context(context)?;
+        match answered.status {
+            // Standard error follows, and may hold a warning.
+            Some(status) if status.success() => answered
+                .said
+                .lines()
+                .find(|line| line.starts_with(&format!("{property}\t")))
+                .and_then(|line| parse_properties(line).ok()?.remove(property))
+                .ok_or_else(|| anyhow!("zfs says \"{}\"", answered.said.trim_end()))
+                .with_context(context),
+            Some(status) => {
+                Err(anyhow!("{}: {status}", answered.said.trim_end())).with_context(context)
+            }
+            None => Err(anyhow!(
+                "zfs has not answered for {} seconds",
+                deadline.as_secs()
+            ))
+            .with_context(context),
+        }
     }
 
     /// The version of OpenZFS: `(2, 3)`.

@@ -84,6 +84,51 @@ in
 {
   # Health checks.
 
+  "test a check asks ZFS where the instance is on ZFS and sees no device elsewhere" =
+    let
+      asks = evaluated: {
+        device = values "BindPaths" check evaluated;
+        users = values "PrivateUsers" check evaluated;
+        path = lib.any (lib.hasInfix "/run/booted-system/sw/bin") (values "Environment" check evaluated);
+      };
+    in
+    {
+      expr = {
+        zfs = asks (hostWith [
+          (main { })
+          onZfs
+        ]);
+        # Only the base backups are.
+        mixed = asks (hostWith [
+          (main { backup.baseBackup.directory = "/mnt/tank/base"; })
+          {
+            fileSystems."/mnt/tank" = {
+              device = "tank/pg";
+              fsType = "zfs";
+            };
+          }
+        ]);
+        plain = asks plain;
+      };
+      expected = {
+        zfs = {
+          device = [ "-/dev/zfs" ];
+          users = [ "false" ];
+          path = true;
+        };
+        mixed = {
+          device = [ "-/dev/zfs" ];
+          users = [ "false" ];
+          path = true;
+        };
+        plain = {
+          device = [ ];
+          users = [ "true" ];
+          path = false;
+        };
+      };
+    };
+
   "test an instance is checked unless it says otherwise" = {
     expr = section "healthCheck" plain;
     expected = {

@@ -19,6 +19,7 @@ fn seen(at: f64, position: u64, next: u64, deadlocks: i64, free_bytes: u64) -> I
         now: at,
         since: None,
         server: Server::Up(Box::new(live)),
+        volumes: Vec::new(),
         mounts: Vec::new(),
         waiting: Err(nothing()),
         archive: Err(nothing()),

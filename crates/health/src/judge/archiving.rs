@@ -116,7 +116,13 @@ impl Judge<'_> {
         let failed_at = since_then(&archiving.last_failed);
         let archived_at = since_then(&archiving.last_archived);
         let is_failing = failed_at > archived_at;
-        let see_log = || "the server's log has what the command said".to_owned();
+        let see_log = || {
+            let unit = self.settings.postgresql.unit.as_deref();
+            unit.map_or_else(
+                || "the server's log has what the command said".to_owned(),
+                |unit| format!("journalctl --unit {unit} --since -1h has what the command said"),
+            )
+        };
         let deadline = f64::from(self.settings.archive.archive_deadline_seconds);
         let no_progress = archived_at.is_none_or(|at| at < since);
 

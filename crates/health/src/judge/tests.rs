@@ -8,7 +8,9 @@ use wal::{SegmentName, SegmentSize, SystemIdentifier, TimelineId};
 
 use super::*;
 use crate::report;
-use crate::seen::{Archiving, Backups, Drift, NotedCopy, Recovery, Slot, Storage, Waiting};
+use crate::seen::{
+    Archiving, Backups, Drift, NotedCopy, Recovery, Seen, Slot, Storage, Sync, Volume, Waiting,
+};
 
 const CLUSTER: SystemIdentifier = SystemIdentifier(7_710_581_305_782_851_992);
 /// 2026-11-21 00:00 UTC.
@@ -43,6 +45,7 @@ pub fn live() -> Live {
         timeline: TimelineId::FIRST,
         started: NOW - 240.0 * HOUR,
         recovery: None,
+        fsync: true,
         archiving: Archiving {
             mode: "on".into(),
             has_command: true,
@@ -115,6 +118,11 @@ fn instance(live: Live) -> Instance {
         since: Some(NOW - 240.0 * HOUR),
         server: Server::Up(Box::new(live)),
         mounts: vec![("/data-mount".into(), Ok(Mounted::Yes))],
+        volumes: vec![Volume {
+            source: "tank/pg".into(),
+            places: vec!["archive".into(), "data".into()],
+            sync: Ok(Sync::Kept),
+        }],
         waiting: Ok(vec![Waiting {
             name: segment(101).to_string(),
             since: NOW - 2.0,
@@ -159,7 +167,7 @@ fn lines(seen: &Instance) -> String {
 fn h12_a_server_in_daily_use_has_no_finding() {
     assert_eq!(
         lines(&instance(live())),
-        "ok: instance main: 15 checks, nothing is wrong\n"
+        "ok: instance main: 16 checks, nothing is wrong\n"
     );
 }
 
@@ -205,7 +213,7 @@ fn a_server_that_does_not_answer_or_waits_in_recovery_is_critical() {
     });
     assert_eq!(
         lines(&seen),
-        "critical: instance main: 6 checks, 1 findings\n\
+        "critical: instance main: 7 checks, 1 findings\n\
          critical: server: connect to the server: No such file; hint: see the server's log, then start it\n"
     );
     for (recovery, what) in [
@@ -327,6 +335,46 @@ fn h1_each_way_not_to_archive_has_a_reason_of_its_own() {
             (Check::Archiver, Severity::Critical, what.as_str())
         );
     }
+}
+
+#[test]
+fn h1_each_way_not_to_archive_is_found_within_two_intervals() {
+    // A file is ready when the fault begins, and the check runs every so many seconds from `offset` on.
+    let interval = f64::from(settings(&json!({})).health_check.interval_seconds);
+    let faults: [(&str, fn(&mut Archiving, f64)); 4] = [
+        ("archive_mode is off", |archiving, _| {
+            archiving.mode = "off".into();
+        }),
+        ("archive_command is empty", |archiving, _| {
+            archiving.has_command = false;
+        }),
+        ("archive_command fails", |archiving, begun| {
+            // Three times within three seconds, then once a minute.
+            let passed = NOW - begun;
+            archiving.last_failed = Some((segment(101).to_string(), NOW - passed % 60.0));
+        }),
+        ("the archiver dies again and again", |archiving, begun| {
+            // It is started again every ten seconds.
+            let passed = NOW - begun;
+            archiving.archiver_started = Some(NOW - passed % 10.0);
+        }),
+    ];
+    for (what, fault) in faults {
+        for offset in [0.0, 1.0, 15.0, 30.0, 45.0, 59.0] {
+            let second_run = offset + interval;
+            let seen = archiving(second_run, |archiving| {
+                archiving.last_archived = Some((segment(100).to_string(), NOW - second_run - 1.0));
+                fault(archiving, NOW - second_run);
+            });
+            let verdict = judged(&seen);
+            let (check, severity, said) = finding(&verdict);
+            assert_eq!((check, severity), (Check::Archiver, Severity::Critical));
+            assert!(said.contains(what), "{offset}: {said}");
+        }
+    }
+    // A command that hangs has a deadline of its own before it counts as hanging.
+    let hanging = judged(&archiving(2.0 * interval, |_| ()));
+    assert!(finding(&hanging).2.contains("archive_command hangs"));
 }
 
 #[test]
@@ -665,6 +713,55 @@ fn h13_a_mount_that_is_missing_or_hides_another_is_critical() {
 }
 
 #[test]
+fn h13_a_sync_that_is_worth_nothing_is_critical_with_what_to_type() {
+    let with = |sync: Seen<Sync>| {
+        let mut seen = instance(live());
+        seen.volumes[0].sync = sync;
+        judged(&seen)
+    };
+    for (sync, severity, what, hint) in [
+        (
+            Ok(Sync::Disabled { by: "tank".into() }),
+            Severity::Critical,
+            "dataset \"tank/pg\" of archive, data has sync=disabled: a power cut takes back what it has reported as durable",
+            "zfs set sync=standard tank",
+        ),
+        (
+            Ok(Sync::WithoutBarriers),
+            Severity::Critical,
+            "\"tank/pg\" of archive, data is mounted without write barriers: a power cut takes back what the disk had not written yet",
+            "take nobarrier, or barrier=0, out of its mount options, and mount it anew",
+        ),
+        (
+            Err(Unseen {
+                why: "zfs has not answered for 20 seconds".into(),
+                hint: None,
+            }),
+            Severity::Unknown,
+            "zfs has not answered for 20 seconds",
+            "may this user open /dev/zfs, and does zpool status show the pool as well?",
+        ),
+    ] {
+        let verdict = with(sync);
+        assert_eq!(finding(&verdict), (Check::Durability, severity, what));
+        assert_eq!(verdict.findings[0].hint, hint);
+    }
+    let mut seen = instance(Live {
+        fsync: false,
+        ..live()
+    });
+    let what = "fsync is off: a power cut loses committed changes and can leave a cluster that is beyond repair";
+    assert_eq!(
+        finding(&judged(&seen)),
+        (Check::Durability, Severity::Critical, what)
+    );
+    // Neither the server nor a file system can be asked.
+    seen.volumes.clear();
+    seen.server = Server::NotYet { signalled: true };
+    assert!(!judged(&seen).checked.contains(&Check::Durability));
+}
+
+#[test]
 fn an_objective_that_is_not_kept_is_told_with_what_was_measured() {
     let settings = settings(&json!({ "objectives": { "rpoSeconds": 600 } }));
     let mut seen = instance(live());
@@ -856,6 +953,69 @@ fn a_copy_that_was_never_made_is_late_from_the_first_change_on() {
             ),
         ]
     );
+}
+
+#[test]
+fn h3_a_drill_that_failed_or_is_overdue_is_critical() {
+    let day = 24.0 * HOUR;
+    let record = |failure: Option<&str>, last_success: Option<f64>| DrillRecord {
+        format: DrillRecord::FORMAT,
+        started_at: moment(NOW - HOUR),
+        finished_at: moment(NOW - HOUR / 2.0),
+        source: settings::DrillSource::Local,
+        failure: failure.map(|message| instance_state::DrillFailure {
+            reason: instance_state::DrillReason::DamagedBaseBackup,
+            message: message.into(),
+            hint: None,
+        }),
+        findings: instance_state::DrillFindings::default(),
+        last_success_at: last_success.map(moment),
+    };
+    let declared = settings(&json!({
+        "drill": { "directory": "/drill" },
+        "healthCheck": { "maximumDrillAgeSeconds": 8 * 86_400 },
+    }));
+    let of = |record: Seen<Option<DrillRecord>>, settings: &Settings| {
+        let mut seen = instance(live());
+        seen.drill = record;
+        judged_with(&seen, settings)
+    };
+    for (record, what) in [
+        (
+            Some(record(
+                Some("\"base/1/2\" is damaged"),
+                Some(NOW - 7.0 * day),
+            )),
+            "the last restore drill failed: \"base/1/2\" is damaged",
+        ),
+        (
+            Some(record(None, Some(NOW - 9.0 * day))),
+            "no restore has been rehearsed with success for 9 days, and 8 days are allowed",
+        ),
+        // There was none since the instance was made, ten days ago.
+        (
+            None,
+            "no restore has been rehearsed with success for 10 days, and 8 days are allowed",
+        ),
+    ] {
+        let verdict = of(Ok(record), &declared);
+        assert_eq!(finding(&verdict), (Check::Drill, Severity::Critical, what));
+    }
+    let unseen = Err(Unseen {
+        why: "read \"restore-drill.json\": Permission denied".into(),
+        hint: None,
+    });
+    assert_eq!(finding(&of(unseen, &declared)).1, Severity::Unknown);
+    assert_eq!(
+        of(Ok(Some(record(None, Some(NOW - 7.0 * day)))), &declared).findings,
+        []
+    );
+    // Drills that are not declared any more fail nobody.
+    let undeclared = of(
+        Ok(Some(record(Some("it failed"), None))),
+        &settings(&json!({})),
+    );
+    assert_eq!(undeclared.findings, []);
 }
 
 #[test]

@@ -51,6 +51,10 @@ fn ask(server: &cluster::Server, client: &mut Client, data_directory: &Path) -> 
         } else {
             None
         },
+        fsync: client
+            .query_one("select current_setting('fsync')::bool", &[])
+            .context("ask whether the server syncs what it writes")?
+            .get(0),
         archiving: archiving(client, identity.major, identity.archive_mode)?,
         position: if identity.in_recovery {
             None

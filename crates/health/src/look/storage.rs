@@ -10,8 +10,8 @@ use settings::Settings;
 
 use crate::seen::{Seen, Storage, Unseen};
 
-/// Looks at the places that the instance writes to.
-pub fn of(settings: &Settings) -> Vec<(String, Seen<Storage>)> {
+/// The places that the instance writes to, by name.
+pub fn places(settings: &Settings) -> Vec<(String, PathBuf)> {
     let data = &settings.postgresql.data_directory;
     let mut places: Vec<(String, PathBuf)> = vec![
         ("data".into(), data.clone()),
@@ -33,8 +33,13 @@ pub fn of(settings: &Settings) -> Vec<(String, Seen<Storage>)> {
     }
     places.sort();
     places
-        .into_iter()
-        .map(|(name, path)| (name, look(&path).map_err(Unseen::from)))
+}
+
+/// How much room there is at each place.
+pub fn of(places: &[(String, PathBuf)]) -> Vec<(String, Seen<Storage>)> {
+    places
+        .iter()
+        .map(|(name, path)| (name.clone(), look(path).map_err(Unseen::from)))
         .collect()
 }
 
