@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
-use tool::Level;
+use tool::{Hinted, Level};
 
 use crate::status::Place;
 
@@ -32,6 +32,16 @@ pub struct Arguments {
 /// Fails when it cannot be written, or when one of the instances cannot be looked at; the page is
 /// written then all the same, and says so.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    // Looking takes a while, and what is in the way of the page can be told at once.
+    if let Some(directory) = arguments.file.parent()
+        && !directory.is_dir()
+    {
+        return Err(Hinted::new(
+            format!("there is no directory \"{}\"", directory.display()),
+            "make it, or name another file",
+        )
+        .into());
+    }
     let all = arguments.place.look_at_all()?;
     let page = page::html(&all, Timestamp::now());
     durable_file::replace(&arguments.file, page.as_bytes())?;

@@ -14,10 +14,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use command::Command;
 use serde_json::Value;
+use tool::Hinted;
 
-#[cfg(test)]
-pub use data::Snapshot;
 pub use data::{Finding, Objective, ServerState, Status};
+#[cfg(test)]
+pub use data::{Snapshot, Window};
 
 use crate::{InstanceArguments, SETTINGS_DIRECTORY};
 
@@ -151,8 +152,12 @@ impl Place {
     /// The instances of which there are settings, by name.
     fn instances(&self) -> Result<Vec<(String, PathBuf)>> {
         let directory = &self.settings_directory;
-        let entries =
-            fs::read_dir(directory).with_context(|| format!("list \"{}\"", directory.display()))?;
+        let entries = fs::read_dir(directory).map_err(|err| {
+            Hinted::new(
+                format!("list \"{}\": {err}", directory.display()),
+                "name the settings of one instance with --config FILE, or where those of all are with --settings-directory DIRECTORY",
+            )
+        })?;
         let mut instances = Vec::new();
         for entry in entries {
             let path = entry
@@ -172,7 +177,7 @@ impl Place {
             }
         }
         if instances.is_empty() {
-            return Err(tool::Hinted::new(
+            return Err(Hinted::new(
                 format!("\"{}\" has no settings of an instance", directory.display()),
                 "declare one, or name its settings with --config FILE",
             )

@@ -24,6 +24,30 @@ pub struct Shown {
     pub to_time: Option<Timestamp>,
 }
 
+/// A snapshot of the data directory, with which a restore to any moment after it can begin.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownSnapshot {
+    /// Its name, what stands after the `@`.
+    name: String,
+    /// Its timeline.
+    timeline: TimelineId,
+    /// Where its last checkpoint is.
+    checkpoint: Lsn,
+    /// When that was, to the second.
+    checkpoint_time: Option<Timestamp>,
+}
+
+/// Everything that a restore can begin with.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Everything {
+    /// Oldest base backup first.
+    windows: Vec<Shown>,
+    /// The one with the oldest WAL first.
+    snapshots: Vec<ShownSnapshot>,
+}
+
 pub fn show(instance: &Instance, json: bool) -> Result<()> {
     let data = &instance.settings.postgresql.data_directory;
     let identifier = instance.archive.newest_cluster()?.system_identifier;
@@ -35,7 +59,19 @@ pub fn show(instance: &Instance, json: bool) -> Result<()> {
         collect(instance)?
     };
     if json {
-        return tool::print(&(serde_json::to_string_pretty(&shown)? + "\n"));
+        let everything = Everything {
+            windows: shown,
+            snapshots: snapshots
+                .into_iter()
+                .map(|snapshot| ShownSnapshot {
+                    timeline: snapshot.control.timeline,
+                    checkpoint: snapshot.control.checkpoint,
+                    checkpoint_time: snapshot.checkpoint_time(),
+                    name: snapshot.name,
+                })
+                .collect(),
+        };
+        return tool::print(&(serde_json::to_string_pretty(&everything)? + "\n"));
     }
     tool::print(&text(&instance.settings.instance, &shown, &snapshots)?)
 }
@@ -135,6 +171,15 @@ fn text(instance: &str, shown: &[Shown], snapshots: &[Snapshot]) -> Result<Strin
                 writeln!(text, "    {name}")?;
             }
         }
+    }
+    if shown
+        .iter()
+        .any(|shown| shown.window.restorable && !shown.window.missing.is_empty())
+    {
+        writeln!(
+            text,
+            "hint: what is missing may be in pg_wal or in a copy of the archive; take a base backup now, so that what comes can be restored"
+        )?;
     }
     if !snapshots.is_empty() {
         writeln!(

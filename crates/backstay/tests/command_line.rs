@@ -18,7 +18,7 @@ fn an_instance_is_found_by_its_name_where_the_module_puts_its_settings() -> Resu
         ensure!(
             run.stderr.contains(
                 "read settings \"/etc/backstay/no-such-instance.json\": No such file or directory"
-            ),
+            ) && run.stderr.contains("\nhint: --config names "),
             "{command:?}: {}",
             run.stderr
         );

@@ -423,6 +423,22 @@ fn the_newest_snapshot_that_is_early_enough_is_the_beginning() -> Result<()> {
         "{}",
         windows.stdout
     );
+    let json = |command: &str| -> Result<serde_json::Value> {
+        cluster
+            .run("backstay", [command, "main", "--json"])?
+            .expect_success()?
+            .json()
+    };
+    let [windows, status] = [json("windows")?, json("status")?];
+    assert_eq!(windows["windows"], serde_json::json!([]));
+    for (number, name) in ["hourly-1", "hourly-2"].into_iter().enumerate() {
+        let snapshot = &windows["snapshots"][number];
+        assert_eq!(snapshot["name"], name);
+        assert_eq!(snapshot["timeline"], 1);
+        assert!(snapshot["checkpoint"].is_string(), "{snapshot}");
+        let at = &status["snapshots"][number]["checkpointAt"];
+        assert!(at.is_string() && snapshot["checkpointTime"] == *at, "{at}");
+    }
 
     // From the snapshot to the row, by a branch.
     let made = cluster

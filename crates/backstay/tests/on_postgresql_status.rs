@@ -63,7 +63,7 @@ fn an_instance_that_is_well_is_one_screen_and_nothing_is_written() -> Result<()>
             "\n  last drill        none, and none is declared: nobody knows whether a restore works\n",
             "\n  objectives        lost with this server's disk: 0 seconds, at most 24 hours: kept\n",
             "\n                    lost with this whole host: not measured (no objective)\n",
-            "\n  to go back        backstay restore main --to \"10 minutes ago\"\n",
+            "\n  to go back        backstay restore main --to latest\n",
         ],
     )?;
     ensure!(text.lines().count() < 24, "{text}");
@@ -132,8 +132,17 @@ fn each_fault_is_said_with_what_can_still_be_restored() -> Result<()> {
         &status(&cluster)?,
         &[
             "critical: continuity: the archive has a gap",
+            "NOT THE PRESENT: WAL is missing after it\n",
             &format!("a gap of 1 WAL files on timeline 1, from {last} on"),
+            "\n  to go back        backstay windows main\n",
         ],
+    )?;
+    let windows = cluster
+        .run("backstay", ["windows", "main"])?
+        .expect_success()?;
+    says(
+        &windows.stdout,
+        &["missing after that: 1 WAL files", &last, "hint: "],
     )?;
     durable_file::move_to_new_name(&aside, &stored)?;
 
@@ -158,6 +167,8 @@ fn each_fault_is_said_with_what_can_still_be_restored() -> Result<()> {
             "critical: archive: ",
             "WAL archive       CANNOT BE READ",
             "can be restored   NOTHING that is known",
+            // They are on another disk.
+            "base backups      1, newest ",
         ],
     )?;
     durable_file::move_to_new_name(&away, &cluster.archive())?;
@@ -216,6 +227,10 @@ fn every_instance_of_the_host_is_shown_and_one_that_cannot_be_does_not_hide_the_
             "<h2>other <span class=\"badge unknown\">",
         ],
     )?;
+
+    let nowhere = testbed.path().join("nowhere/report.html");
+    let run = all(&["report", &nowhere.display().to_string()])?.expect_code(1)?;
+    says(&run.stderr, &["there is no directory ", "hint: "])?;
 
     fs::remove_file(directory.join("other.json"))?;
     fs::remove_file(directory.join("main.json"))?;

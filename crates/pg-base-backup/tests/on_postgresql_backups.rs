@@ -84,7 +84,7 @@ impl Source {
             .run("backstay", ["windows", "main", "--json"])?
             .expect_success()?
             .json()?;
-        windows
+        windows["windows"]
             .as_array()
             .context("no list of windows")?
             .iter()

@@ -20,7 +20,7 @@ use wal::{Lsn, WalFileName};
 use crate::accuracy;
 use crate::examine;
 use crate::failed::{Because as _, Failed};
-use crate::moment::{self, Moment, Shown};
+use crate::moment::{self, Moment, Printed};
 use crate::scratch::{Scratch, free_bytes};
 use crate::server::Copy;
 use crate::snapshot;
@@ -364,7 +364,7 @@ impl Attempt<'_> {
             .arg("--json")
             .run()
             .because(DrillReason::SourceFailed)?;
-        let mut windows: Vec<Shown> =
+        let Printed { mut windows } =
             serde_json::from_str(&said.stdout).context("read what `backstay windows` printed")?;
         if let Some(snapshot) = snapshot {
             windows = moment::from_copy(windows, snapshot.plan.consistent_time);

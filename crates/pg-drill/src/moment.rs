@@ -7,6 +7,13 @@ use restore_plan::Window;
 use serde::Deserialize;
 use wal::TimelineId;
 
+/// What `backstay windows --json` prints, as far as a drill reads it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Printed {
+    /// The windows.
+    pub windows: Vec<Shown>,
+}
+
 /// A window as `backstay windows --json` prints it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

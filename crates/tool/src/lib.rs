@@ -183,7 +183,10 @@ pub fn end_after(deadline: Duration, program: Program) {
 /// Fails when the file cannot be read, and with every problem at once when it cannot be used.
 pub fn read_settings(path: &Path) -> Result<Settings> {
     let text = std::fs::read_to_string(path)
-        .with_context(|| format!("read settings \"{}\"", path.display()))?;
+        .with_context(|| format!("read settings \"{}\"", path.display()))
+        .with_hint(|| {
+            "--config names the settings file of the instance, which this user has to be able to read; NixOS puts it into /etc/backstay".into()
+        })?;
     Settings::parse(&text)
         .map_err(|problems: Problems| anyhow::Error::new(problems))
         .with_context(|| format!("use settings \"{}\"", path.display()))

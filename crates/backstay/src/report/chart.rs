@@ -157,14 +157,18 @@ pub fn time_line(status: &Status) -> Option<String> {
         .iter()
         .flat_map(|window| [Some(window.from), window.to])
         .chain(status.base_backups.iter().map(|b| Some(b.stopped_at)))
+        .chain(status.snapshots.iter().map(|one| one.checkpoint_at))
         .flatten();
     // Drills from before anything that can be restored would only squeeze it.
     let mut axis = Axis::over(times.chain([status.at]))?;
-    if status.windows.is_empty() && status.base_backups.is_empty() {
+    if status.windows.is_empty() && status.base_backups.is_empty() && status.snapshots.is_empty() {
         axis = Axis::over(status.past.drills.iter().map(|drill| drill.finished_at))?;
     }
     let mut svg = String::new();
-    let rows = reach.len().max(1) + 2;
+    let has_snapshots = !status.snapshots.is_empty();
+    // Without a window it is said that there is none, unless a snapshot is a way back.
+    let says_nothing = reach.is_empty() && !has_snapshots;
+    let rows = reach.len() + usize::from(says_nothing) + usize::from(has_snapshots) + 2;
     #[expect(clippy::cast_precision_loss, reason = "a handful of rows")]
     let bottom = rows as f64 * ROW + 8.0;
     let _ = writeln!(
@@ -177,7 +181,7 @@ pub fn time_line(status: &Status) -> Option<String> {
     );
     axis.draw(bottom, &mut svg);
     let mut top = 8.0;
-    if reach.is_empty() {
+    if says_nothing {
         row_name(&mut svg, top, "nothing restorable");
         top += ROW;
     }
@@ -220,6 +224,26 @@ pub fn time_line(status: &Status) -> Option<String> {
         );
     }
     top += ROW;
+    if has_snapshots {
+        row_name(&mut svg, top, "snapshots");
+        for snapshot in &status.snapshots {
+            let Some(at) = snapshot.checkpoint_at else {
+                continue;
+            };
+            let _ = writeln!(
+                svg,
+                "<rect class=\"snapshot\" x=\"{:.1}\" y=\"{:.1}\" width=\"4\" height=\"16\" rx=\"2\"><title>{}</title></rect>",
+                axis.x(at) - 2.0,
+                top + ROW / 2.0 - 8.0,
+                escaped(&format!(
+                    "snapshot {}, of {}",
+                    snapshot.name,
+                    shown_time(at)
+                ))
+            );
+        }
+        top += ROW;
+    }
     row_name(&mut svg, top, "restore drills");
     for drill in &status.past.drills {
         if drill.finished_at < axis.from {

@@ -10,8 +10,8 @@ use super::chart;
 use crate::status::{Finding, Objective, ServerState, Status, shown_time};
 
 const STYLE: &str = include_str!("style.css");
-/// Base backups in the table: the newest.
-const BACKUPS: usize = 12;
+/// Base backups, and snapshots, in a table: the newest.
+const NEWEST: usize = 12;
 
 /// Text as HTML.
 pub fn escaped(text: &str) -> String {
@@ -79,11 +79,16 @@ fn section(status: &Status, page: &mut String) {
             page.push_str(
                 "<p class=\"legend\"><span class=\"key reach\"></span>can be restored <span class=\"key gap\"></span>gap \
                  <span class=\"key full\"></span>full base backup <span class=\"key incremental\"></span>incremental \
-                 <span class=\"key damaged\"></span>damaged; times are UTC</p>\n",
+                 <span class=\"key damaged\"></span>damaged",
             );
+            if !status.snapshots.is_empty() {
+                page.push_str(" <span class=\"key snapshot\"></span>snapshot");
+            }
+            page.push_str("; times are UTC</p>\n");
         }
-        None => page
-            .push_str("<p>There is nothing to draw: no base backup and no drill is known.</p>\n"),
+        None => page.push_str(
+            "<p>There is nothing to draw: no base backup, no snapshot and no drill is known.</p>\n",
+        ),
     }
     objectives(status, page);
     page.push_str("<h3>Space of the backups</h3>\n");
@@ -97,6 +102,7 @@ fn section(status: &Status, page: &mut String) {
         None => page.push_str("<p>It has not been measured for long enough to be drawn; the health check does that every hour.</p>\n"),
     }
     backups(status, page);
+    snapshots(status, page);
     page.push_str("</section>\n");
 }
 
@@ -129,13 +135,32 @@ fn facts(status: &Status, page: &mut String) {
     let ago = |then: Timestamp| span(status.at.duration_since(then).as_secs_f64());
     let reach = match (status.earliest(), status.latest()) {
         (Some(from), Some(to)) => (
-            format!("{} to now", ago(from)),
+            if status.reaches_the_present() {
+                format!("{} to now", ago(from))
+            } else {
+                format!("{} to {} ago, NOT NOW", ago(from), ago(to))
+            },
             format!("from {} to {}", shown_time(from), shown_time(to)),
         ),
-        _ => (
-            "nothing".into(),
-            "there is no base backup to begin with".into(),
-        ),
+        // Who has snapshots can do without base backups.
+        _ => status
+            .snapshots
+            .iter()
+            .find_map(|snapshot| snapshot.checkpoint_at)
+            .map_or_else(
+                || {
+                    (
+                        "nothing".into(),
+                        "there is no base backup and no snapshot to begin with".into(),
+                    )
+                },
+                |from| {
+                    (
+                        format!("{} to now", ago(from)),
+                        format!("from {}, by a snapshot", shown_time(from)),
+                    )
+                },
+            ),
     };
     let newest = status.base_backups.last().map_or_else(
         || ("none".to_owned(), String::new()),
@@ -249,7 +274,7 @@ fn backups(status: &Status, page: &mut String) {
         return;
     }
     page.push_str("<h3>Newest base backups</h3>\n<table>\n<thead><tr><th>name</th><th>kind</th><th>ended</th><th>content</th><th>stored</th><th></th></tr></thead>\n<tbody>\n");
-    for backup in status.base_backups.iter().rev().take(BACKUPS) {
+    for backup in status.base_backups.iter().rev().take(NEWEST) {
         let kind = if backup.incremental {
             "incremental"
         } else {
@@ -271,6 +296,28 @@ fn backups(status: &Status, page: &mut String) {
         );
     }
     page.push_str("</tbody>\n</table>\n");
+}
+
+fn snapshots(status: &Status, page: &mut String) {
+    if status.snapshots.is_empty() {
+        return;
+    }
+    page.push_str("<h3>Newest snapshots</h3>\n<p class=\"legend\">On the disks of the data: no backup against their loss.</p>\n<table>\n<thead><tr><th>name</th><th>every moment after</th></tr></thead>\n<tbody>\n");
+    for snapshot in status.snapshots.iter().rev().take(NEWEST) {
+        let _ = writeln!(
+            page,
+            "<tr><td><code>{}</code></td><td>{}</td></tr>",
+            escaped(&snapshot.name),
+            snapshot
+                .checkpoint_at
+                .map_or_else(|| "an unknown time".to_owned(), shown_time)
+        );
+    }
+    page.push_str("</tbody>\n</table>\n");
+    let more = status.snapshots.len().saturating_sub(NEWEST);
+    if more > 0 {
+        let _ = writeln!(page, "<p class=\"legend\">and {more} older ones</p>");
+    }
 }
 
 #[cfg(test)]
@@ -342,5 +389,41 @@ mod tests {
             assert!(page.contains(expected), "{expected}");
         }
         assert!(!page.contains("class=\"finding"));
+    }
+
+    #[test]
+    fn snapshots_are_listed_and_drawn_and_are_a_way_back_without_any_base_backup() {
+        let mut status = sample::healthy();
+        for hour in 0..20 {
+            status.snapshots.push(crate::status::Snapshot {
+                name: format!("<hourly>-{hour:02}"),
+                checkpoint_at: Some(status.at - jiff::SignedDuration::from_hours(20 - hour)),
+            });
+        }
+        let shown = |status: &Status| html(&[("main".to_owned(), Ok(status.clone()))], status.at);
+        let page = shown(&status);
+        assert_well_formed(&page);
+        for expected in [
+            "<h3>Newest snapshots</h3>",
+            "<code>&lt;hourly&gt;-19</code></td><td>2026-11-21 17:30:00 UTC</td>",
+            "<p class=\"legend\">and 8 older ones</p>",
+            "<span class=\"key snapshot\"></span>",
+            "<title>snapshot &lt;hourly&gt;-00, of 2026-11-20 22:30:00 UTC</title>",
+        ] {
+            assert!(page.contains(expected), "{expected}");
+        }
+        assert_eq!(page.matches("class=\"snapshot\"").count(), 20);
+        status.windows.clear();
+        status.base_backups.clear();
+        let page = shown(&status);
+        assert_well_formed(&page);
+        assert!(page.contains(
+            "<b>20 hours to now</b><small>from 2026-11-20 22:30:00 UTC, by a snapshot</small>"
+        ));
+        for wrong in ["nothing restorable", "nothing to draw", "<b>nothing</b>"] {
+            assert!(!page.contains(wrong), "{wrong}");
+        }
+        status.snapshots.clear();
+        assert!(shown(&status).contains("there is no base backup and no snapshot to begin with"));
     }
 }

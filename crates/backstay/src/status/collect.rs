@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use base_backups::Repository;
 use health::seen;
 use health::{Checkup, Chronicle, Severity, moment};
 use instance_state::DrillRecord;
@@ -62,15 +63,15 @@ pub fn collect(config: &Path, settings: Settings) -> Status {
         unknown: Vec::new(),
         past,
     };
-    // What is in the way of these is in the way of the checks too, and so among the findings.
+    // What is in the way of these is in the way of the checks too, and so among the findings. Base backups
+    // are there without the archive: only what they reach is not known then.
+    status.base_backups = base_backups(&settings, &checkup);
     if let Ok(instance) = Instance::open(config, settings) {
         status.snapshots = snapshots(&instance).unwrap_or_else(|err| {
             unknown.push(format!("snapshots: {err:#}"));
             Vec::new()
         });
-        let (windows, backups) = restore_points(&instance, &checkup, &mut unknown);
-        status.windows = windows;
-        status.base_backups = backups;
+        status.windows = windows_of(&instance, &mut unknown);
     }
     status.unknown = unknown;
     status
@@ -91,23 +92,21 @@ fn snapshots(instance: &Instance) -> anyhow::Result<Vec<Snapshot>> {
     Ok(shown)
 }
 
-fn restore_points(
-    instance: &Instance,
-    checkup: &Checkup,
-    unknown: &mut Vec<String>,
-) -> (Vec<Window>, Vec<BaseBackup>) {
+fn windows_of(instance: &Instance, unknown: &mut Vec<String>) -> Vec<Window> {
     if instance.settings.base_backup.is_none() {
-        return (Vec::new(), Vec::new());
+        return Vec::new();
     }
-    let records = instance
-        .repository()
-        .and_then(|repository| repository.list());
-    let windows = windows::collect(instance);
-    if let (Ok(_), Err(err)) = (&records, &windows) {
-        unknown.push(format!("what can be restored: {err:#}"));
-    }
-    let windows = windows
-        .unwrap_or_default()
+    let windows = windows::collect(instance).unwrap_or_else(|err| {
+        // Base backups that cannot be read are a finding.
+        if instance
+            .repository()
+            .is_ok_and(|repository| repository.list().is_ok())
+        {
+            unknown.push(format!("what can be restored: {err:#}"));
+        }
+        Vec::new()
+    });
+    windows
         .into_iter()
         .map(|shown| Window {
             base_backup: shown.window.point,
@@ -123,12 +122,20 @@ fn restore_points(
                 .first()
                 .map(ToString::to_string),
         })
-        .collect();
+        .collect()
+}
+
+/// The base backups that can be listed, oldest first.
+fn base_backups(settings: &Settings, checkup: &Checkup) -> Vec<BaseBackup> {
+    let Some(declared) = &settings.base_backup else {
+        return Vec::new();
+    };
     let damaged = match &checkup.seen.backups {
         Some(Ok(backups)) => backups.suspect.as_slice(),
         Some(Err(_)) | None => &[],
     };
-    let backups = records
+    Repository::open(&declared.directory, &settings.instance)
+        .and_then(|repository| repository.list())
         .unwrap_or_default()
         .into_iter()
         .map(|record| BaseBackup {
@@ -142,8 +149,7 @@ fn restore_points(
             stored_bytes: record.stored_bytes,
             name: record.name,
         })
-        .collect();
-    (windows, backups)
+        .collect()
 }
 
 /// The findings, worst first.

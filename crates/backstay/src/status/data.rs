@@ -183,6 +183,13 @@ impl Status {
             .max()
     }
 
+    /// Whether the WAL goes on from some base backup to the present. Behind a gap it does not.
+    pub fn reaches_the_present(&self) -> bool {
+        let newest = self.windows.iter().map(|window| window.timeline).max();
+        self.reachable()
+            .any(|window| Some(window.timeline) == newest && window.missing_files == 0)
+    }
+
     fn reachable(&self) -> impl Iterator<Item = &Window> {
         self.windows.iter().filter(|window| window.restorable)
     }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 
 use health::{Severity, bytes, span};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::data::{Finding, Objective, ServerState, Status};
 use super::shown_time;
@@ -119,19 +119,31 @@ pub fn text(status: &Status, ink: Ink) -> String {
     for what in &status.unknown {
         row("not known", &ink.of(Severity::Unknown, what));
     }
-    if status.latest().is_some() {
+    if let Some(command) = way_back(status) {
         text.push('\n');
         let _ = writeln!(
             text,
             "  {}{}",
             ink.faint(&format!("{:INDENT$}", "to go back")),
-            ink.bold(&format!(
-                "backstay restore {} --to \"10 minutes ago\"",
-                status.instance
-            ))
+            ink.bold(&command)
         );
     }
     text
+}
+
+/// What to type to go back, with a target that can be reached.
+fn way_back(status: &Status) -> Option<String> {
+    let from = status.earliest()?;
+    let instance = &status.instance;
+    if !status.reaches_the_present() {
+        return Some(format!("backstay windows {instance}"));
+    }
+    let target = if from <= status.at - SignedDuration::from_mins(10) {
+        "\"10 minutes ago\""
+    } else {
+        "latest"
+    };
+    Some(format!("backstay restore {instance} --to {target}"))
 }
 
 /// An instance that could not be looked at.
@@ -200,16 +212,18 @@ fn reach(status: &Status, ink: Ink) -> Vec<(&'static str, String)> {
             ink.of(Severity::Critical, "NOTHING that is known"),
         )];
     };
+    let ago = age(status.at, to);
+    let end = if status.reaches_the_present() {
+        ink.faint(&format!("last change {ago} ago"))
+    } else {
+        ink.of(
+            Severity::Critical,
+            &format!("{ago} ago, NOT THE PRESENT: WAL is missing after it"),
+        )
+    };
     let mut lines = vec![
         ("can be restored", format!("from  {}", shown_time(from))),
-        (
-            "",
-            format!(
-                "to    {}  {}",
-                shown_time(to),
-                ink.faint(&format!("last change {} ago", age(status.at, to)))
-            ),
-        ),
+        ("", format!("to    {}  {end}", shown_time(to))),
     ];
     for ((timeline, first), number) in status.gaps() {
         lines.push((

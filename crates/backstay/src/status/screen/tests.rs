@@ -71,6 +71,36 @@ fn a_gap_is_shown_and_an_objective_that_is_not_kept() {
 }
 
 #[test]
+fn a_present_that_cannot_be_restored_is_said_and_no_target_is_offered_that_cannot_be_reached() {
+    let mut status = sample::healthy();
+    let go_back = |status: &Status| {
+        let text = text(status, Ink::Plain);
+        let (_, command) = text.rsplit_once("  to go back        ").unwrap();
+        command.trim_end().to_owned()
+    };
+    // The only base backup is a few minutes old.
+    let newest = status.windows.pop().unwrap();
+    status.windows = vec![crate::status::Window {
+        from: status.at - SignedDuration::from_mins(5),
+        ..newest
+    }];
+    assert_eq!(go_back(&status), "backstay restore main --to latest");
+    status.windows[0].from = status.at - SignedDuration::from_mins(10);
+    assert_eq!(
+        go_back(&status),
+        "backstay restore main --to \"10 minutes ago\""
+    );
+    status.windows[0].missing_files = 1;
+    status.windows[0].first_missing = Some("0000000200000000000000A1".into());
+    status.windows[0].to = Some(status.at - SignedDuration::from_mins(9));
+    assert_eq!(go_back(&status), "backstay windows main");
+    let text = text(&status, Ink::Plain);
+    let end =
+        "to    2026-11-21 18:21:00 UTC  9 minutes ago, NOT THE PRESENT: WAL is missing after it\n";
+    assert!(text.contains(end), "{text}");
+}
+
+#[test]
 fn who_has_snapshots_can_do_without_base_backups() {
     let mut status = sample::broken();
     for (name, time) in [
