@@ -155,7 +155,7 @@ fn h13_a_dataset_with_sync_disabled_is_red_until_it_is_set_again() -> Result<()>
     let listed = behind(
         &testbed,
         DATASET,
-        Command::new("/usr/bin/grep").args(["- zfs tank/pg", "/proc/self/mountinfo"]),
+        Command::new("/usr/bin/grep").args(["--", "- zfs tank/pg", "/proc/self/mountinfo"]),
     )?;
     if listed.code() != Some(0) {
         testbed::skip!(

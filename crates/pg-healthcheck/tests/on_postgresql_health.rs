@@ -510,17 +510,24 @@ fn h12_a_quiet_day_and_a_recovery_stay_green() -> Result<()> {
         ensure!(code == Some(0), "{clock}: {findings:#?}");
     }
 
-    // A recovery that waits for its next file: once it lets readers in, and once nobody.
+    // A recovery that waits for its next file: once it lets readers in, and once nobody. Its first file is
+    // the one with the checkpoint, which pg_wal has.
     let gate = patient.testbed.path().join("gate");
+    let begun = patient.testbed.path().join("begun");
     for hot_standby in ["on", "off"] {
         cluster.archive_everything()?;
         fs::write(&gate, "")?;
+        if begun.exists() {
+            fs::remove_file(&begun)?;
+        }
         patient.set("hot_standby", hot_standby)?;
         patient.set(
             "restore_command",
             &format!(
-                "case %f in *.history) exit 1;; esac; while test -e {}; do sleep 0.1; done; exit 1",
-                gate.display()
+                "case %f in *.history) exit 1;; esac; test -e {begun} || {{ touch {begun}; exit 1; }}; \
+                 while test -e {gate}; do sleep 0.1; done; exit 1",
+                begun = begun.display(),
+                gate = gate.display()
             ),
         )?;
         let recoveries = |log: &str| log.matches("starting archive recovery").count();

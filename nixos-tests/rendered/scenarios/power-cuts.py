@@ -71,7 +71,7 @@ with subtest("what was archived before, between and after the cuts is one histor
     acknowledged.insert(0, 0)
     last = sql("SELECT pg_walfile_name(pg_switch_wal())")
     machine.wait_until_succeeds(f"find {ARCHIVE} -name {last} | grep -q .", timeout=900)
-    windows = json.loads(machine.succeed("backstay windows main --json"))
+    windows = json.loads(machine.succeed("backstay windows main --json"))["windows"]
     t.assertEqual([(window["restorable"], window["missing"]["count"]) for window in windows], [(True, 0)])
     print(f"{CUTS} power cuts: {len(acknowledged)} acknowledged rows and {len(stored())} archived files are all there")
     machine.shutdown()

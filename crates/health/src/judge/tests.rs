@@ -339,8 +339,9 @@ fn h1_each_way_not_to_archive_has_a_reason_of_its_own() {
 
 #[test]
 fn h1_each_way_not_to_archive_is_found_within_two_intervals() {
-    // A file is ready when the fault begins, and the check runs every so many seconds from `offset` on.
-    let interval = f64::from(settings(&json!({})).health_check.interval_seconds);
+    // A file is ready when the fault begins, and the check runs once a minute from `offset` on, as the module
+    // has it.
+    let interval = 60.0;
     let faults: [(&str, fn(&mut Archiving, f64)); 4] = [
         ("archive_mode is off", |archiving, _| {
             archiving.mode = "off".into();
@@ -374,6 +375,7 @@ fn h1_each_way_not_to_archive_is_found_within_two_intervals() {
     }
     // A command that hangs has a deadline of its own before it counts as hanging.
     let hanging = judged(&archiving(2.0 * interval, |_| ()));
+    assert_eq!(finding(&hanging).1, Severity::Critical);
     assert!(finding(&hanging).2.contains("archive_command hangs"));
 }
 
