@@ -338,48 +338,6 @@ fn h1_each_way_not_to_archive_has_a_reason_of_its_own() {
 }
 
 #[test]
-fn h1_each_way_not_to_archive_is_found_within_two_intervals() {
-    // A file is ready when the fault begins, and the check runs once a minute from `offset` on, as the module
-    // has it.
-    let interval = 60.0;
-    let faults: [(&str, fn(&mut Archiving, f64)); 4] = [
-        ("archive_mode is off", |archiving, _| {
-            archiving.mode = "off".into();
-        }),
-        ("archive_command is empty", |archiving, _| {
-            archiving.has_command = false;
-        }),
-        ("archive_command fails", |archiving, begun| {
-            // Three times within three seconds, then once a minute.
-            let passed = NOW - begun;
-            archiving.last_failed = Some((segment(101).to_string(), NOW - passed % 60.0));
-        }),
-        ("the archiver dies again and again", |archiving, begun| {
-            // It is started again every ten seconds.
-            let passed = NOW - begun;
-            archiving.archiver_started = Some(NOW - passed % 10.0);
-        }),
-    ];
-    for (what, fault) in faults {
-        for offset in [0.0, 1.0, 15.0, 30.0, 45.0, 59.0] {
-            let second_run = offset + interval;
-            let seen = archiving(second_run, |archiving| {
-                archiving.last_archived = Some((segment(100).to_string(), NOW - second_run - 1.0));
-                fault(archiving, NOW - second_run);
-            });
-            let verdict = judged(&seen);
-            let (check, severity, said) = finding(&verdict);
-            assert_eq!((check, severity), (Check::Archiver, Severity::Critical));
-            assert!(said.contains(what), "{offset}: {said}");
-        }
-    }
-    // A command that hangs has a deadline of its own before it counts as hanging.
-    let hanging = judged(&archiving(2.0 * interval, |_| ()));
-    assert_eq!(finding(&hanging).1, Severity::Critical);
-    assert!(finding(&hanging).2.contains("archive_command hangs"));
-}
-
-#[test]
 fn h12_archiving_that_has_just_stumbled_or_just_started_has_no_finding() {
     let stumbled = archiving(3.0, |archiving| {
         archiving.last_failed = Some((segment(101).to_string(), NOW - 1.0));
