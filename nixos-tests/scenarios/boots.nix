@@ -105,7 +105,7 @@
     with subtest("the archive has no gap, and nothing in it or in the base backups has been touched"):
         now = stored("/var/backup/postgresql/main/2*")
         t.assertEqual({name: now.get(name) for name in backups}, backups)
-        windows = json.loads(machine.succeed("backstay windows main --json"))
+        windows = json.loads(machine.succeed("backstay windows main --json"))["windows"]
         t.assertEqual([(window["restorable"], window["missing"]["count"]) for window in windows], [(True, 0)])
         machine.succeed("backstay verify main", timeout=900)
         print(f"{BOOTS} boots: the server was there after {min(took):.1f} s to {max(took):.1f} s, and {len(archived)} archived files are as they were")

@@ -41,7 +41,7 @@ def all_is_well() -> None:
     found = sql("SELECT (SELECT system_identifier FROM pg_control_system()), count(*), coalesce(max(id), 0) FROM ledger")
     t.assertEqual(found, f"{identifier}|{rows}|{rows}")
     machine.wait_until_succeeds(is_archived(switched()), timeout=600)
-    windows = json.loads(machine.succeed("backstay windows main --json"))
+    windows = json.loads(machine.succeed("backstay windows main --json"))["windows"]
     t.assertEqual([(window["restorable"], window["missing"]["count"]) for window in windows], [(True, 0)])
 
 
