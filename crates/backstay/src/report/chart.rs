@@ -225,23 +225,7 @@ pub fn time_line(status: &Status) -> Option<String> {
     }
     top += ROW;
     if has_snapshots {
-        row_name(&mut svg, top, "snapshots");
-        for snapshot in &status.snapshots {
-            let Some(at) = snapshot.checkpoint_at else {
-                continue;
-            };
-            let _ = writeln!(
-                svg,
-                "<rect class=\"snapshot\" x=\"{:.1}\" y=\"{:.1}\" width=\"4\" height=\"16\" rx=\"2\"><title>{}</title></rect>",
-                axis.x(at) - 2.0,
-                top + ROW / 2.0 - 8.0,
-                escaped(&format!(
-                    "snapshot {}, of {}",
-                    snapshot.name,
-                    shown_time(at)
-                ))
-            );
-        }
+        snapshots(status, axis, top, &mut svg);
         top += ROW;
     }
     row_name(&mut svg, top, "restore drills");
@@ -266,6 +250,27 @@ pub fn time_line(status: &Status) -> Option<String> {
     }
     svg.push_str("</svg>\n");
     Some(svg)
+}
+
+/// The row of snapshots, by what each of them holds.
+fn snapshots(status: &Status, axis: Axis, top: f64, svg: &mut String) {
+    row_name(svg, top, "snapshots");
+    for snapshot in &status.snapshots {
+        let Some(at) = snapshot.checkpoint_at else {
+            continue;
+        };
+        let _ = writeln!(
+            svg,
+            "<rect class=\"snapshot\" x=\"{:.1}\" y=\"{:.1}\" width=\"4\" height=\"16\" rx=\"2\"><title>{}</title></rect>",
+            axis.x(at) - 2.0,
+            top + ROW / 2.0 - 8.0,
+            escaped(&format!(
+                "snapshot {}, of {}",
+                snapshot.name,
+                shown_time(at)
+            ))
+        );
+    }
 }
 
 fn row_name(svg: &mut String, top: f64, name: &str) {

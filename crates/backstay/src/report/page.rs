@@ -131,37 +131,38 @@ fn class(severity: Severity) -> &'static str {
     }
 }
 
+/// What can be restored, in short and in full.
+fn reach(status: &Status) -> (String, String) {
+    let ago = |then: Timestamp| span(status.at.duration_since(then).as_secs_f64());
+    if let (Some(from), Some(to)) = (status.earliest(), status.latest()) {
+        let short = if status.reaches_the_present() {
+            format!("{} to now", ago(from))
+        } else {
+            format!("{} to {} ago, NOT NOW", ago(from), ago(to))
+        };
+        let full = format!("from {} to {}", shown_time(from), shown_time(to));
+        return (short, full);
+    }
+    // Who has snapshots can do without base backups.
+    let snapshot = status
+        .snapshots
+        .iter()
+        .find_map(|snapshot| snapshot.checkpoint_at);
+    match snapshot {
+        Some(from) => (
+            "from snapshots only".into(),
+            format!("the oldest is of {}", shown_time(from)),
+        ),
+        None => (
+            "nothing".into(),
+            "there is no base backup and no snapshot to begin with".into(),
+        ),
+    }
+}
+
 fn facts(status: &Status, page: &mut String) {
     let ago = |then: Timestamp| span(status.at.duration_since(then).as_secs_f64());
-    let reach = match (status.earliest(), status.latest()) {
-        (Some(from), Some(to)) => (
-            if status.reaches_the_present() {
-                format!("{} to now", ago(from))
-            } else {
-                format!("{} to {} ago, NOT NOW", ago(from), ago(to))
-            },
-            format!("from {} to {}", shown_time(from), shown_time(to)),
-        ),
-        // Who has snapshots can do without base backups.
-        _ => status
-            .snapshots
-            .iter()
-            .find_map(|snapshot| snapshot.checkpoint_at)
-            .map_or_else(
-                || {
-                    (
-                        "nothing".into(),
-                        "there is no base backup and no snapshot to begin with".into(),
-                    )
-                },
-                |from| {
-                    (
-                        format!("{} to now", ago(from)),
-                        format!("from {}, by a snapshot", shown_time(from)),
-                    )
-                },
-            ),
-    };
+    let reach = reach(status);
     let newest = status.base_backups.last().map_or_else(
         || ("none".to_owned(), String::new()),
         |newest| {
@@ -418,7 +419,7 @@ mod tests {
         let page = shown(&status);
         assert_well_formed(&page);
         assert!(page.contains(
-            "<b>20 hours to now</b><small>from 2026-11-20 22:30:00 UTC, by a snapshot</small>"
+            "<b>from snapshots only</b><small>the oldest is of 2026-11-20 22:30:00 UTC</small>"
         ));
         for wrong in ["nothing restorable", "nothing to draw", "<b>nothing</b>"] {
             assert!(!page.contains(wrong), "{wrong}");
