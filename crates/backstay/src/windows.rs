@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use cluster_copy::snapshots::{self, Snapshot};
 use jiff::Timestamp;
-use restore_plan::Window;
+use restore_plan::{Missing, StartingPoint, Window};
 use serde::Serialize;
 use wal::{Lsn, TimelineHistory, TimelineId};
 
-use crate::instance::{Contents, Instance, starting_points};
+use crate::instance::{Contents, Instance, Unarchived, starting_points};
 use crate::locate::Trail;
 
 /// A window with the time of its end.
@@ -73,7 +73,54 @@ pub fn show(instance: &Instance, json: bool) -> Result<()> {
         };
         return tool::print(&(serde_json::to_string_pretty(&everything)? + "\n"));
     }
-    tool::print(&text(&instance.settings.instance, &shown, &snapshots)?)
+    let mut reaches = Vec::new();
+    if !snapshots.is_empty() {
+        let (contents, _) = instance.wal()?;
+        for snapshot in snapshots {
+            let missing = missing_after(&snapshot, &contents)?;
+            reaches.push((snapshot, missing));
+        }
+    }
+    tool::print(&text(&instance.settings.instance, &shown, &reaches)?)
+}
+
+/// What is missing of the WAL that leads on from `snapshot`, along its own timeline.
+fn missing_after(snapshot: &Snapshot, contents: &Contents) -> Result<Missing> {
+    let control = &snapshot.control;
+    let own = Unarchived::all_in(&snapshot.directory, contents)?;
+    let mut with_own = contents.clone();
+    // Its last segment is half a segment, which stands in for none that the archive should have.
+    let size = contents.plan.segment_size;
+    let last = own
+        .segments
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| name.timeline() == control.timeline)
+        .max();
+    own.add_to(&mut with_own);
+    if let Some(last) = last
+        && !contents.plan.segments.contains(&last)
+        && last
+            .next(size)
+            .is_some_and(|next| contents.plan.segments.contains(&next))
+    {
+        with_own.plan.segments.remove(&last);
+    }
+    let point = StartingPoint {
+        id: snapshot.name.clone(),
+        system_identifier: control.system_identifier,
+        timeline: control.timeline,
+        start: control.redo,
+        stop: Lsn(control.checkpoint.0 + 1),
+        stop_time: snapshot.checkpoint_time().unwrap_or(Timestamp::UNIX_EPOCH),
+        postgres_major: 0,
+    };
+    let windows = restore_plan::windows(&[point], &with_own.plan);
+    Ok(windows
+        .into_iter()
+        .find(|window| window.timeline == control.timeline)
+        .map(|window| window.missing)
+        .unwrap_or_default())
 }
 
 /// The windows of an instance, oldest base backup first, each with the time of its end.
@@ -120,7 +167,7 @@ pub fn history_of(contents: &Contents, timeline: TimelineId) -> TimelineHistory 
         .unwrap_or_else(|| TimelineHistory::without_parents(timeline))
 }
 
-fn text(instance: &str, shown: &[Shown], snapshots: &[Snapshot]) -> Result<String> {
+fn text(instance: &str, shown: &[Shown], snapshots: &[(Snapshot, Missing)]) -> Result<String> {
     let mut text = String::new();
     if shown.is_empty() {
         writeln!(
@@ -187,7 +234,7 @@ fn text(instance: &str, shown: &[Shown], snapshots: &[Snapshot]) -> Result<Strin
             "\nA restore can begin with these snapshots too, at any moment after each:"
         )?;
     }
-    for snapshot in snapshots {
+    for (snapshot, missing) in snapshots {
         writeln!(
             text,
             "  {}, timeline {}, after {}  {}",
@@ -198,6 +245,13 @@ fn text(instance: &str, shown: &[Shown], snapshots: &[Snapshot]) -> Result<Strin
                 .map_or_else(|| "an unknown time".into(), instant),
             snapshot.control.checkpoint
         )?;
+        if let Some(first) = missing.segments.first() {
+            writeln!(
+                text,
+                "    only to before {first}: {} WAL files are missing from there on",
+                missing.count
+            )?;
+        }
     }
     Ok(text)
 }

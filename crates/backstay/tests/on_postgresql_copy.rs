@@ -378,7 +378,7 @@ fn the_newest_snapshot_that_is_early_enough_is_the_beginning() -> Result<()> {
     history.ledger.wait_for_commits(20)?;
     snapshot("hourly-2")?;
     // One from before the instance.
-    std::fs::create_dir_all(shown.join("before"))?;
+    std::fs::create_dir_all(shown.join("before/other"))?;
     history.ledger.wait_for_commits(100)?;
     history.settle()?;
     let started_with = |arguments: &[&str]| -> Result<String> {

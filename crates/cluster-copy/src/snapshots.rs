@@ -4,9 +4,11 @@
 //! They are listed and read without any rights of ZFS. Where there are none, there is no such directory.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use jiff::Timestamp;
 use restore_plan::Target;
 use tool::Level;
@@ -46,52 +48,131 @@ impl Snapshot {
     }
 }
 
+/// What the snapshots of a data directory hold.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Those that hold a cluster, of whichever system identifier, the one with the oldest WAL first.
+    pub snapshots: Vec<Snapshot>,
+    /// Those of which nobody can say what they hold, by name, and why.
+    pub unreadable: Vec<(String, anyhow::Error)>,
+}
+
+/// Looks into every snapshot of the file system that the data directory `data` is on. One that holds no
+/// data directory, as from before the instance, is left out.
+///
+/// # Errors
+///
+/// Fails when the snapshots cannot be listed, and when it cannot be seen whether there are any.
+pub fn look(data: &Path) -> Result<Found> {
+    let mut found = Found::default();
+    let Some((shown, below)) = place_to_look(data)? else {
+        return Ok(found);
+    };
+    for entry in fs::read_dir(&shown).with_context(|| format!("list \"{}\"", shown.display()))? {
+        let entry = entry.with_context(|| format!("list \"{}\"", shown.display()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match read(&entry.path(), &below) {
+            Ok(Some((directory, control))) => found.snapshots.push(Snapshot {
+                name,
+                directory,
+                control,
+            }),
+            Ok(None) => {}
+            Err(err) => found.unreadable.push((name, err)),
+        }
+    }
+    found.snapshots.sort_by(|a, b| {
+        let order = |snapshot: &Snapshot| (snapshot.control.checkpoint, snapshot.control.timeline);
+        order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name))
+    });
+    found.unreadable.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found)
+}
+
 /// Every snapshot that holds the data directory `data` of the cluster `identifier`, the one with the
 /// oldest WAL first. One that cannot be used is passed over with a word.
 ///
 /// # Errors
 ///
-/// Fails when the snapshots cannot be listed.
+/// Fails as [`look`] does.
 pub fn all(data: &Path, identifier: SystemIdentifier) -> Result<Vec<Snapshot>> {
-    let mut found = Vec::new();
-    let Some((shown, below)) = place_of(data) else {
-        return Ok(found);
+    let mut found = look(data)?;
+    for (name, err) in found.unreadable {
+        tool::log(
+            Level::Warning,
+            format_args!("passing over snapshot \"{name}\": {err:#}"),
+        );
+    }
+    // Another one is of a cluster that was here before.
+    found
+        .snapshots
+        .retain(|snapshot| snapshot.control.system_identifier == identifier);
+    Ok(found.snapshots)
+}
+
+/// The data directory at `below` in the snapshot that is shown as `root`, and its control file. Nothing
+/// where the snapshot holds none, or has just been removed.
+fn read(root: &Path, below: &Path) -> Result<Option<(PathBuf, ControlFile)>> {
+    let directory = root.join(below);
+    let version = directory.join("PG_VERSION");
+    if !is_there(&version)? {
+        return if is_place_of_a_mount(root)? {
+            Err(anyhow!(
+                "\"{}\" is empty; the kernel did not mount the snapshot there",
+                root.display()
+            ))
+        } else {
+            Ok(None)
+        };
+    }
+    match archive::read_control_file(&directory) {
+        Ok(control) => Ok(Some((directory, control))),
+        // Removed in between.
+        Err(_) if !is_there(&version)? => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// Whether a snapshot ought to be mounted on `root` and is not: such a directory is empty, and belongs to
+/// the file system around it.
+fn is_place_of_a_mount(root: &Path) -> Result<bool> {
+    let looked = || -> std::io::Result<bool> {
+        let around = root.parent().unwrap_or(root);
+        Ok(fs::read_dir(root)?.next().is_none()
+            && fs::metadata(root)?.dev() == fs::metadata(around)?.dev())
     };
-    for entry in fs::read_dir(&shown).with_context(|| format!("list \"{}\"", shown.display()))? {
-        let entry = entry.with_context(|| format!("list \"{}\"", shown.display()))?;
-        let directory = entry.path().join(&below);
-        // One from before the instance, or one that has just been removed.
-        if !directory.join("PG_VERSION").exists() {
-            continue;
+    match looked() {
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(false),
+        looked => looked.with_context(|| format!("look at \"{}\"", root.display())),
+    }
+}
+
+/// Whether there is something. That it cannot be seen is no proof that there is nothing.
+fn is_there(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(_) => Ok(true),
+        Err(err) if matches!(err.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(false)
         }
-        match archive::read_control_file(&directory) {
-            Ok(control) if control.system_identifier == identifier => found.push(Snapshot {
-                name: entry.file_name().to_string_lossy().into_owned(),
-                directory,
-                control,
-            }),
-            // Of a cluster that was here before.
-            Ok(_) => {}
-            Err(err) => tool::log(
-                Level::Warning,
-                format_args!("passing over snapshot \"{}\": {err:#}", directory.display()),
-            ),
+        Err(err) => Err(err).with_context(|| format!("look at \"{}\"", path.display())),
+    }
+}
+
+fn place_to_look(data: &Path) -> Result<Option<(PathBuf, PathBuf)>> {
+    for mount in data.ancestors() {
+        let shown = mount.join(SNAPSHOTS);
+        if is_there(&shown)?
+            && let Ok(below) = data.strip_prefix(mount)
+        {
+            return Ok(Some((shown, below.to_owned())));
         }
     }
-    found.sort_by(|a, b| {
-        let order = |snapshot: &Snapshot| (snapshot.control.checkpoint, snapshot.control.timeline);
-        order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name))
-    });
-    Ok(found)
+    Ok(None)
 }
 
 /// Where the snapshots of the file system of `data` are shown, and where `data` is in each. Nothing where
 /// there are none to be shown.
 #[must_use]
 pub fn place_of(data: &Path) -> Option<(PathBuf, PathBuf)> {
-    data.ancestors().find_map(|mount| {
-        let shown = mount.join(SNAPSHOTS);
-        let below = data.strip_prefix(mount).ok()?;
-        shown.is_dir().then(|| (shown, below.to_owned()))
-    })
+    place_to_look(data).ok().flatten()
 }

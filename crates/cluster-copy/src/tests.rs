@@ -218,3 +218,41 @@ fn a_file_that_vanishes_is_an_error() {
         .unwrap_err();
     assert!(format!("{err:#}").contains("1259"), "{err:#}");
 }
+
+#[test]
+fn a_snapshot_that_cannot_be_read_is_told_from_one_that_holds_no_cluster() {
+    let root = tempfile::tempdir().unwrap();
+    let shown = root.path().join(".zfs/snapshot");
+    let data = root.path().join("data");
+    assert!(snapshots::look(&data).unwrap().snapshots.is_empty());
+    fs::create_dir_all(shown.join("before-the-instance/other")).unwrap();
+    fs::create_dir_all(shown.join("whole")).unwrap();
+    cluster(&shown.join("whole"));
+    fs::create_dir_all(shown.join("torn")).unwrap();
+    let torn = cluster(&shown.join("torn"));
+    fs::write(torn.join(CONTROL_FILE), [0; 8192]).unwrap();
+    fs::create_dir_all(shown.join("without-control")).unwrap();
+    fs::remove_file(cluster(&shown.join("without-control")).join(CONTROL_FILE)).unwrap();
+    // As the kernel leaves it when it cannot mount the snapshot.
+    fs::create_dir(shown.join("not-mounted")).unwrap();
+    symlink("itself", shown.join("itself")).unwrap();
+
+    let found = snapshots::look(&data).unwrap();
+    let names: Vec<&str> = found.snapshots.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["whole"]);
+    let unreadable: Vec<&str> = found.unreadable.iter().map(|(n, _)| n.as_str()).collect();
+    assert_eq!(
+        unreadable,
+        ["itself", "not-mounted", "torn", "without-control"]
+    );
+    assert!(found.unreadable[1].1.to_string().contains("did not mount"));
+    let identifier = found.snapshots[0].control.system_identifier;
+    assert_eq!(snapshots::all(&data, identifier).unwrap().len(), 1);
+    let other = wal::SystemIdentifier(identifier.0 + 1);
+    assert!(snapshots::all(&data, other).unwrap().is_empty());
+
+    // A place that cannot be looked at is no place without snapshots.
+    let hidden = root.path().join("hidden");
+    symlink("hidden", &hidden).unwrap();
+    assert!(snapshots::look(&hidden.join("data")).is_err());
+}

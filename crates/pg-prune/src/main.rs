@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -14,8 +14,9 @@ use archive::Archive;
 use base_backups::manifest::{self, Manifest};
 use base_backups::{Record, Repository};
 use clap::Parser;
+use cluster_copy::snapshots;
 use jiff::Timestamp;
-use retention::{Backup, Inventory, Plan, Policy};
+use retention::{Backup, Inventory, Plan, Policy, Snapshot};
 use settings::Settings;
 use textfile::{File, Writer, table};
 use tool::{Hinted, Level, Program};
@@ -129,7 +130,8 @@ fn prune(settings: &Settings, cli: &Cli) -> Result<Removed> {
 }
 
 fn plan(settings: &Settings, repository: &Repository, archive: &Archive) -> Result<Plan> {
-    let inventory = take_stock(repository, archive)?;
+    let data = &settings.postgresql.data_directory;
+    let inventory = take_stock(data, repository, archive)?;
     let keep = settings.retention;
     let policy = Policy {
         days: keep.days,
@@ -144,7 +146,7 @@ fn plan(settings: &Settings, repository: &Repository, archive: &Archive) -> Resu
 }
 
 /// Lists everything that there is.
-fn take_stock(repository: &Repository, archive: &Archive) -> Result<Inventory> {
+fn take_stock(data: &Path, repository: &Repository, archive: &Archive) -> Result<Inventory> {
     let records = repository.list()?;
     let mut wal = Vec::new();
     let mut histories = BTreeMap::new();
@@ -188,11 +190,61 @@ fn take_stock(repository: &Repository, archive: &Archive) -> Result<Inventory> {
             })
         })
         .collect::<Result<_>>()?;
+    // Last, so that one is not missed which came in the meantime.
+    let (snapshots, unreadable_snapshots) = snapshots_of(data, archive)?;
     Ok(Inventory {
         backups,
         wal,
+        snapshots,
+        unreadable_snapshots,
         histories,
     })
+}
+
+/// The snapshots of the data directory, and the names of those that cannot be read.
+fn snapshots_of(data: &Path, archive: &Archive) -> Result<(Vec<Snapshot>, Vec<String>)> {
+    let found = snapshots::look(data).map_err(|err| {
+        Hinted::new(
+            format!("what snapshots need cannot be seen: {err:#}"),
+            "snapshots are read below .zfs/snapshot of the file system of the data directory; nothing was removed",
+        )
+    })?;
+    let mut unreadable = Vec::new();
+    for (name, err) in found.unreadable {
+        tool::log(
+            Level::Warning,
+            format_args!(
+                "snapshot \"{name}\" cannot be read, so all WAL is kept: {err:#}\n\
+                 hint: destroy it with zfs destroy if nothing is to be restored from it"
+            ),
+        );
+        unreadable.push(name);
+    }
+    let mut usable = Vec::new();
+    for snapshot in found.snapshots {
+        let control = snapshot.control;
+        // Without it in the archive no WAL is of its cluster.
+        let Ok(cluster) = archive.cluster(control.system_identifier) else {
+            continue;
+        };
+        let Some(checkpoint_time) = snapshot.checkpoint_time() else {
+            unreadable.push(snapshot.name);
+            continue;
+        };
+        usable.push(Snapshot {
+            id: snapshot.name,
+            system_identifier: control.system_identifier,
+            segment_size: match control.segment_size {
+                Some(size) => size,
+                None => cluster.segment_size()?,
+            },
+            timeline: control.timeline,
+            redo: control.redo,
+            checkpoint: control.checkpoint,
+            checkpoint_time,
+        });
+    }
+    Ok((usable, unreadable))
 }
 
 /// Whether a backup can be counted on: it was verified when it was taken, so what is asked is
@@ -215,6 +267,14 @@ fn show(plan: &Plan, json: bool) -> Result<()> {
         writeln!(
             text,
             "keep    base backup {}: {}",
+            kept.id,
+            kept.reasons.join(", ")
+        )?;
+    }
+    for kept in &plan.keep_wal_for {
+        writeln!(
+            text,
+            "keep    WAL for snapshot {}: {}",
             kept.id,
             kept.reasons.join(", ")
         )?;

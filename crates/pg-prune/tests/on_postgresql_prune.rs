@@ -70,6 +70,27 @@ impl House {
         Ok(())
     }
 
+    /// Where ZFS would show the snapshots of the data directory.
+    fn snapshots(&self) -> PathBuf {
+        self.cluster.home().join(".zfs/snapshot")
+    }
+
+    /// Copies the data directory to where a snapshot would be, then writes `row` and some segments.
+    fn snapshot(&self, name: &str, row: i32) -> Result<Commit> {
+        self.cluster.psql("CHECKPOINT")?;
+        let root = self.snapshots().join(name);
+        fs::create_dir_all(&root)?;
+        let data = self.cluster.data().file_name().context("no name")?;
+        self.cluster.copy_at_one_moment(&root.join(data))?;
+        let commit = self
+            .cluster
+            .commit(&format!("INSERT INTO rows VALUES ({row})"))?;
+        for _ in 0..3 {
+            self.cluster.archive_everything()?;
+        }
+        Ok(commit)
+    }
+
     fn name(&self, backup: usize) -> &str {
         &self.backups[backup].0
     }
@@ -123,13 +144,19 @@ impl House {
 
     /// Restores to `target` beside the server and returns the rows there.
     fn rows_at(&self, target: &str) -> Result<String> {
+        self.rows_from("base-backup", target)
+    }
+
+    /// As [`House::rows_at`], and the restore begins with `from`.
+    fn rows_from(&self, from: &str, target: &str) -> Result<String> {
         let into = self.testbed.path().join("copy");
         let into_text = into.display().to_string();
         self.cluster
             .run(
                 "backstay",
                 [
-                    "restore", "main", "--yes", "--to", target, "--into", &into_text,
+                    "restore", "main", "--yes", "--from", from, "--to", target, "--into",
+                    &into_text,
                 ],
             )?
             .expect_success()?;
@@ -260,6 +287,129 @@ fn p11_the_plan_is_what_is_removed_and_what_is_kept_can_be_restored() -> Result<
     house.prune(&[])?.expect_success()?;
     assert_eq!(house.stock()?, (left_backups, left_wal));
     Ok(())
+}
+
+#[test]
+fn what_a_snapshot_leads_to_can_still_be_restored_after_the_base_backups_before_it_are_gone()
+-> Result<()> {
+    let mut house = House::new(&window(10))?;
+    house.back_up()?;
+    let commit = house.snapshot("daily", 100)?;
+    house.back_up()?;
+    house.back_up()?;
+    for (backup, days) in [(0, 30), (1, 20), (2, 1)] {
+        house.age(backup, days)?;
+    }
+    let before = house.wal()?;
+    let run = house.prune(&[])?.expect_success()?;
+    ensure!(
+        run.stdout
+            .contains("keep    WAL for snapshot daily: in the last 10 days"),
+        "{}",
+        run.stdout
+    );
+    // The first base backup and its WAL went; what came after the snapshot did not.
+    ensure!(!house.counted()?.contains(house.name(0)), "nothing expired");
+    ensure!(house.wal()? != before, "no WAL expired");
+    let after = format!("lsn:{}", commit.start);
+    assert_eq!(house.rows_from("snapshot:daily", &after)?, "0,100");
+    assert_eq!(house.rows_from("snapshot:daily", "latest")?, "0,1,2,100");
+
+    // With the snapshot goes what only it needed.
+    let with = house.wal()?;
+    fs::remove_dir_all(house.snapshots().join("daily"))?;
+    house.prune(&[])?.expect_success()?;
+    ensure!(house.wal()?.len() < with.len(), "its WAL is still there");
+    assert_eq!(house.rows_at("latest")?, "0,1,2,100");
+    Ok(())
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_read_keeps_all_wal_and_is_named() -> Result<()> {
+    let house = House::with_two(&window(1), 20, 10)?;
+    house.snapshot("daily", 100)?;
+    let (_, wal) = house.stock()?;
+    let data = house.cluster.data().file_name().context("no name")?;
+    let control = house
+        .snapshots()
+        .join("daily")
+        .join(data)
+        .join("global/pg_control");
+    fs::write(&control, [0; 8192])?;
+    let run = house.prune(&[])?.expect_success()?;
+    ensure!(
+        run.stderr
+            .contains("snapshot \"daily\" cannot be read, so all WAL is kept: read \"")
+            && run.stderr.contains("hint: "),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(house.wal()?, wal);
+    // Base backups need no snapshot.
+    assert_eq!(house.counted()?, BTreeSet::from([house.name(1).to_owned()]));
+
+    fs::remove_dir_all(house.snapshots().join("daily"))?;
+    house.prune(&[])?.expect_success()?;
+    ensure!(house.wal()?.len() < wal.len(), "nothing expired");
+    house.index_is_true()
+}
+
+#[test]
+fn for_a_snapshot_from_before_the_window_no_wal_is_kept_and_windows_says_so() -> Result<()> {
+    if !Path::new(FAKETIME).exists() {
+        testbed::skip!("faketime is not installed");
+    }
+    let mut house = House::new(&window(1))?;
+    house.back_up()?;
+    house.snapshot("first", 100)?;
+    house.snapshot("second", 200)?;
+    house.snapshot("third", 300)?;
+    house.back_up()?;
+    house.prune(&[])?.expect_success()?;
+    assert_eq!(
+        house.rows_from("snapshot:first", "latest")?,
+        "0,1,100,200,300"
+    );
+    // In twenty days no moment is promised that only the first could lead to.
+    let command = house
+        .cluster
+        .program("pg-prune", [""; 0])?
+        .wrapped_in(FAKETIME, ["-f", "+20d"]);
+    let run = Run::of(&command)?.expect_success()?;
+    ensure!(
+        run.stdout
+            .contains("keep    WAL for snapshot second: begins the last 1 day")
+            && run.stdout.contains("snapshot third: begins the last 1 day")
+            && !run.stdout.contains("snapshot first"),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(
+        house.rows_from("snapshot:second", "latest")?,
+        "0,1,100,200,300"
+    );
+    let windows = house.cluster.run("backstay", ["windows", "main"])?;
+    let shown = windows.expect_success()?.stdout;
+    ensure!(
+        shown.matches("    only to before 0000").count() == 1,
+        "{shown}"
+    );
+    let into = house.testbed.path().join("no").display().to_string();
+    let run = house.cluster.run(
+        "backstay",
+        [
+            "restore",
+            "main",
+            "--yes",
+            "--from",
+            "snapshot:first",
+            "--to",
+            "latest",
+            "--into",
+            &into,
+        ],
+    )?;
+    house.refuses(run, "missing")
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use wal::{SegmentName, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
 
-use crate::{Backup, Inventory};
+use crate::{Backup, Inventory, Snapshot};
 
 /// What can be said of the backups as a whole, by their place in the inventory.
 pub(crate) struct Clusters<'a> {
@@ -23,6 +23,8 @@ pub(crate) struct Clusters<'a> {
 pub(crate) struct Cluster {
     /// Its backups, by their place in the inventory.
     pub(crate) backups: Vec<usize>,
+    /// Its snapshots, by their place in the inventory.
+    pub(crate) snapshots: Vec<usize>,
     /// The size of its segments, if its backups agree about it.
     pub(crate) size: Option<SegmentSize>,
     pub(crate) timelines: BTreeMap<TimelineId, Timeline>,
@@ -50,6 +52,13 @@ impl Timeline {
         backup.start < backup.stop
             && on_timeline(backup.start)
             && backup.stop.checked_sub(1).is_some_and(on_timeline)
+    }
+
+    /// Whether `snapshot` may lie on the path to this timeline: its checkpoint does.
+    pub(crate) fn may_pass(&self, snapshot: &Snapshot) -> bool {
+        [snapshot.redo, snapshot.checkpoint]
+            .iter()
+            .all(|lsn| self.history.timeline_at(*lsn) == snapshot.timeline)
     }
 }
 
@@ -202,6 +211,9 @@ impl Cluster {
         let backups: Vec<usize> = (0..inventory.backups.len())
             .filter(|index| inventory.backups[*index].system_identifier == identifier)
             .collect();
+        let snapshots: Vec<usize> = (0..inventory.snapshots.len())
+            .filter(|index| inventory.snapshots[*index].system_identifier == identifier)
+            .collect();
         let sizes: BTreeSet<SegmentSize> = backups
             .iter()
             .map(|index| inventory.backups[*index].segment_size)
@@ -219,8 +231,14 @@ impl Cluster {
         let of_backups = backups
             .iter()
             .map(|index| inventory.backups[*index].timeline);
-        let timelines: BTreeSet<TimelineId> =
-            of_wal.chain(of_histories).chain(of_backups).collect();
+        let of_snapshots = snapshots
+            .iter()
+            .map(|index| inventory.snapshots[*index].timeline);
+        let timelines: BTreeSet<TimelineId> = of_wal
+            .chain(of_histories)
+            .chain(of_backups)
+            .chain(of_snapshots)
+            .collect();
 
         let good: Vec<&Backup> = inventory
             .backups
@@ -266,6 +284,7 @@ impl Cluster {
         };
         Self {
             backups,
+            snapshots,
             size: sizes.first().copied().filter(|_| sizes.len() == 1),
             timelines: timelines.into_iter().map(|t| (t, timeline(t))).collect(),
         }

@@ -10,6 +10,8 @@
 //!   every timeline that was in use then.
 //! - Every backup that is kept can be restored to its own end. With an incremental backup the
 //!   whole chain that it builds on is kept.
+//! - The same holds for what could be restored from a snapshot that is there, as long as it is. But no
+//!   backup and no WAL that another needs goes because of a snapshot: somebody else removes those.
 //! - The newest good backup is kept, whatever the policy says, and so are the
 //!   [`minimum_good`](Policy::minimum_good) newest. A backup that is not good protects nothing: it
 //!   counts for no rule, and it goes only once a good one is as new.
@@ -39,7 +41,7 @@ mod wal_files;
 
 pub use newest::newest_of_periods;
 pub use plan::plan;
-pub use types::{Backup, Inventory, Kept, KeptWal, Plan, Policy, Refusal, Removed};
+pub use types::{Backup, Inventory, Kept, KeptWal, Plan, Policy, Refusal, Removed, Snapshot};
 
 #[cfg(test)]
 mod oracle;

@@ -17,7 +17,7 @@ use wal::{
     HistoryEntry, Lsn, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId, WalFileName,
 };
 
-use crate::{Backup, Inventory, Plan, Policy, Refusal, plan};
+use crate::{Backup, Inventory, Plan, Policy, Refusal, Snapshot, plan};
 
 /// How many steps of WAL a segment has.
 const STEPS: u64 = 4;
@@ -38,6 +38,10 @@ enum Event {
         parent: Option<Index>,
         pinned: bool,
     },
+    /// A checkpoint is complete; replay from it begins so many steps earlier.
+    Checkpoint { back: u64 },
+    /// A snapshot is taken.
+    Snapshot,
     /// The cluster is restored along one of its timelines, and goes on on a new one.
     Restore {
         backup: Index,
@@ -97,6 +101,23 @@ struct Taken {
     is_return: bool,
 }
 
+/// What the control file says.
+#[derive(Clone, Copy, Debug)]
+struct Checkpoint {
+    redo: u64,
+    at: u64,
+    hour: i64,
+}
+
+/// A snapshot as it was taken, with what nobody can see in it: where it ends.
+#[derive(Clone, Debug)]
+struct Shot {
+    id: String,
+    timeline: u32,
+    checkpoint: Checkpoint,
+    moment: u64,
+}
+
 #[derive(Clone, Debug)]
 struct Lived {
     identifier: u64,
@@ -106,13 +127,15 @@ struct Lived {
     /// The timeline that the latest restore left, if it can still be gone back to.
     before: Option<u32>,
     backups: Vec<Taken>,
+    checkpoint: Checkpoint,
+    snapshots: Vec<Shot>,
 }
 
 /// Timeline and number of a segment file, to the writer of each of its steps.
 type Files = BTreeMap<(u32, u64), Vec<u32>>;
 
 impl Lived {
-    fn new(identifier: u64, size: usize) -> Self {
+    fn new(identifier: u64, size: usize, now: i64) -> Self {
         let line = Line {
             parent: 0,
             begin: 0,
@@ -128,6 +151,12 @@ impl Lived {
             live: 1,
             before: None,
             backups: Vec::new(),
+            checkpoint: Checkpoint {
+                redo: 0,
+                at: 0,
+                hour: now,
+            },
+            snapshots: Vec::new(),
         }
     }
 
@@ -200,6 +229,63 @@ impl Lived {
             return backup.timeline == timeline;
         }
         (backup.start..backup.stop).all(|step| self.writer(timeline, step) == backup.timeline)
+    }
+
+    /// Whether recovery towards `timeline` may begin with this snapshot.
+    fn leads_to(&self, timeline: u32, snapshot: &Shot) -> bool {
+        if !self.line(timeline).has_history {
+            return snapshot.timeline == timeline;
+        }
+        let first = snapshot.checkpoint.redo;
+        (first..snapshot.moment.max(first + 1))
+            .all(|step| self.writer(timeline, step) == snapshot.timeline)
+    }
+
+    /// The states that can be restored towards `timeline` from snapshots, each as the number of steps
+    /// that it has. A snapshot holds the WAL to its own moment.
+    fn restorable_from_snapshots(&self, timeline: u32, files: &Files) -> BTreeSet<u64> {
+        self.snapshots
+            .iter()
+            .filter(|snapshot| self.leads_to(timeline, snapshot))
+            .flat_map(|snapshot| snapshot.moment..=self.replay(timeline, snapshot.moment, files))
+            .collect()
+    }
+
+    /// Whether WAL may be kept for this snapshot: there are not yet two checkpoints on its timeline after
+    /// its own, each with a snapshot, that were before `cutoff`.
+    fn may_be_needed(&self, timeline: u32, snapshot: &Shot, cutoff: i64) -> bool {
+        let on_path = |shot: &&Shot| {
+            let checkpoint = shot.checkpoint;
+            [checkpoint.redo, checkpoint.at].iter().all(|step| {
+                let writer = if self.line(timeline).has_history {
+                    self.writer(timeline, *step)
+                } else {
+                    timeline
+                };
+                writer == shot.timeline
+            })
+        };
+        let later: BTreeSet<u64> = self
+            .snapshots
+            .iter()
+            .filter(|shot| shot.timeline == snapshot.timeline)
+            .filter(|shot| shot.checkpoint.at > snapshot.checkpoint.at)
+            .filter(|shot| shot.checkpoint.hour < cutoff)
+            .filter(on_path)
+            .map(|shot| shot.checkpoint.at)
+            .collect();
+        on_path(&snapshot) && later.len() < 2
+    }
+
+    fn complete_checkpoint(&mut self, back: u64, mut now: i64) {
+        let at = self.end(self.live);
+        let begin = self.line(self.live).begin;
+        self.write(1, 0, &mut now);
+        self.checkpoint = Checkpoint {
+            redo: at.saturating_sub(back).max(begin),
+            at,
+            hour: now,
+        };
     }
 
     /// Up to which step recovery from `start` towards `timeline` finds the WAL that a server there
@@ -335,7 +421,7 @@ fn at(hour: i64) -> Timestamp {
 /// Lives through the events.
 fn live(past: &Past) -> Left {
     let mut now = 0;
-    let mut clusters = vec![Lived::new(1_000_000, past.first_size)];
+    let mut clusters = vec![Lived::new(1_000_000, past.first_size, now)];
     for (number, event) in past.events.iter().enumerate() {
         let count = u64::try_from(clusters.len()).unwrap();
         let cluster = clusters.last_mut().unwrap();
@@ -354,7 +440,8 @@ fn live(past: &Past) -> Left {
                 let parent = parent.filter(|_| !cluster.backups.is_empty());
                 let parent = parent.map(|p| p.get(&cluster.backups).id.clone());
                 let start = cluster.end(cluster.live);
-                cluster.write(*steps, *hours, &mut now);
+                cluster.complete_checkpoint(0, now);
+                cluster.write(*steps - 1, *hours, &mut now);
                 cluster.backups.push(Taken {
                     id,
                     timeline: cluster.live,
@@ -367,6 +454,13 @@ fn live(past: &Past) -> Left {
                     is_return: false,
                 });
             }
+            Event::Checkpoint { back } => cluster.complete_checkpoint(*back, now),
+            Event::Snapshot => cluster.snapshots.push(Shot {
+                id,
+                timeline: cluster.live,
+                checkpoint: cluster.checkpoint,
+                moment: cluster.end(cluster.live),
+            }),
             Event::Restore {
                 backup,
                 timeline,
@@ -381,7 +475,7 @@ fn live(past: &Past) -> Left {
                 } else {
                     1_000_000 + count
                 };
-                clusters.push(Lived::new(identifier, *size));
+                clusters.push(Lived::new(identifier, *size, now));
             }
         }
     }
@@ -418,6 +512,11 @@ impl Lived {
             has_history: true,
         });
         self.live = u32::try_from(self.lines.len()).unwrap();
+        self.checkpoint = Checkpoint {
+            redo: begin,
+            at: begin,
+            hour: now,
+        };
     }
 
     fn go_back(&mut self, id: String, tail: Tail, now: &mut i64) {
@@ -429,7 +528,7 @@ impl Lived {
         self.line_mut(before).tail = None;
         self.live = before;
         let start = self.end(before);
-        self.write(1, 0, now);
+        self.complete_checkpoint(0, *now);
         self.backups.push(Taken {
             id,
             timeline: before,
@@ -538,7 +637,21 @@ fn inventory(clusters: &[Lived], files: &[Files]) -> Inventory {
                 pinned: b.pinned,
             }));
     }
+    for cluster in clusters {
+        inventory
+            .snapshots
+            .extend(cluster.snapshots.iter().map(|snapshot| Snapshot {
+                id: snapshot.id.clone(),
+                system_identifier: SystemIdentifier(cluster.identifier),
+                segment_size: cluster.size,
+                timeline: TimelineId::new(snapshot.timeline).unwrap(),
+                redo: cluster.address(snapshot.checkpoint.redo),
+                checkpoint: cluster.address(snapshot.checkpoint.at),
+                checkpoint_time: at(snapshot.checkpoint.hour),
+            }));
+    }
     // The order in which things are listed means nothing.
+    inventory.snapshots.sort_by(|a, b| a.id.cmp(&b.id));
     inventory.backups.sort_by(|a, b| a.id.cmp(&b.id));
     inventory.wal.reverse();
     inventory
@@ -557,6 +670,7 @@ struct Seen {
     chains_kept: Cell<u64>,
     old_clusters_removed: Cell<u64>,
     instants_promised: Cell<u64>,
+    instants_by_snapshots: Cell<u64>,
 }
 
 fn count(cell: &Cell<u64>, more: usize) {
@@ -642,6 +756,7 @@ fn check(past: &Past, seen: &Seen) -> Result<(), TestCaseError> {
         check_backups(cluster, &left, &backups, &kept, seen)?;
         check_calendar(&left, &backups, &kept)?;
         check_restores(cluster, &left, &backups, &kept, files, &remaining, seen)?;
+        check_snapshots(cluster, &left, &kept, files, &remaining, seen)?;
         check_labels(cluster, &kept, &gone)?;
         clusters_with_good += usize::from(!sound(&backups).is_empty());
         check_nothing_useless_stays(cluster, &left, &backups, &kept, &remaining)?;
@@ -664,6 +779,7 @@ fn check(past: &Past, seen: &Seen) -> Result<(), TestCaseError> {
         "a bad backup goes without a good one"
     );
 
+    check_snapshots_protect_nothing_else(&left, &plan)?;
     check_second_run(&left, &plan)
 }
 
@@ -683,6 +799,33 @@ fn check_refusal(left: &Left, refusal: &Refusal) -> Result<(), TestCaseError> {
         matches!(refusal, Refusal::NoRecentBackup { .. }) && is_old,
         "refused: {refusal}"
     );
+    Ok(())
+}
+
+/// Nothing goes because there are snapshots, and when one cannot be read no WAL goes at all.
+fn check_snapshots_protect_nothing_else(left: &Left, with: &Plan) -> Result<(), TestCaseError> {
+    let now = at(left.now);
+    let mut there = left.inventory.clone();
+    there.snapshots.clear();
+    if let Ok(without) = plan(&there, &left.policy, now) {
+        ensure!(
+            with.remove_backups == without.remove_backups && with.keep == without.keep,
+            "other backups go because there are snapshots"
+        );
+        ensure!(
+            with.remove_wal
+                .iter()
+                .all(|file| without.remove_wal.contains(file)),
+            "WAL goes because there are snapshots"
+        );
+    }
+    there.unreadable_snapshots = vec!["torn".to_owned()];
+    if let Ok(unread) = plan(&there, &left.policy, now) {
+        ensure!(
+            unread.remove_wal.is_empty() && unread.remove_backups == with.remove_backups,
+            "WAL goes although a snapshot cannot be read"
+        );
+    }
     Ok(())
 }
 
@@ -906,6 +1049,36 @@ fn check_restores(
     Ok(())
 }
 
+/// Every instant of the window to which a snapshot led can still be restored from one.
+fn check_snapshots(
+    cluster: &Lived,
+    left: &Left,
+    kept: &[&Taken],
+    files: &Files,
+    remaining: &Files,
+    seen: &Seen,
+) -> Result<(), TestCaseError> {
+    let cutoff = left.now - 24 * i64::from(left.policy.days);
+    for timeline in cluster.timelines() {
+        let before = cluster.restorable_from_snapshots(timeline, files);
+        let after = cluster.restorable_from_snapshots(timeline, remaining);
+        let by_backups = cluster.restorable(timeline, kept, remaining);
+        for state in cluster.states_since(timeline, cutoff, left.now) {
+            if before.contains(&state) {
+                ensure!(
+                    after.contains(&state),
+                    "no snapshot leads to {state} steps of timeline {timeline} any more"
+                );
+                count(
+                    &seen.instants_by_snapshots,
+                    usize::from(!by_backups.contains(&state)),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 fn check_labels(
     cluster: &Lived,
     kept: &[&Taken],
@@ -929,6 +1102,7 @@ fn check_nothing_useless_stays(
     kept: &[&Taken],
     remaining: &Files,
 ) -> Result<(), TestCaseError> {
+    let cutoff = left.now - 24 * i64::from(left.policy.days);
     let good_ids = sound(backups);
     let all_have_good_backups = left.clusters.iter().all(|cluster| {
         let backups: Vec<&Taken> = cluster.backups.iter().collect();
@@ -942,8 +1116,17 @@ fn check_nothing_useless_stays(
             .iter()
             .any(|b| good_ids.contains(&b.id) && cluster.is_on_path(*timeline, b));
         let mut may_use = kept.iter().filter(|b| cluster.is_on_path(*timeline, b));
+        let mut snapshots = cluster.snapshots.iter();
         ensure!(
             may_use.any(|b| b.start / STEPS <= *segment)
+                || snapshots.any(|s| {
+                    s.checkpoint.redo / STEPS <= *segment
+                        && cluster.timelines().any(|target| {
+                            let mut lineage = cluster.seen_lineage(target).into_iter();
+                            lineage.any(|(ancestor, _)| ancestor == *timeline)
+                                && cluster.may_be_needed(target, s, cutoff)
+                        })
+                })
                 || !is_led_to
                 || !cluster.line(*timeline).has_history,
             "{} stays for nothing",
@@ -996,6 +1179,8 @@ fn events() -> impl Strategy<Value = Event> {
     prop_oneof![
         10 => (1_u64..12, 0_i64..40).prop_map(|(steps, hours)| Event::Write { steps, hours }),
         4 => (0_i64..500).prop_map(|hours| Event::Wait { hours }),
+        2 => (0_u64..6).prop_map(|back| Event::Checkpoint { back }),
+        1 => Just(Event::Snapshot),
         10 => backup.prop_map(|(steps, hours, good, parent, pinned)| Event::Backup { steps, hours, good, parent, pinned }),
         5 => (any::<Index>(), any::<Index>(), any::<Index>(), tails())
             .prop_map(|(backup, timeline, at, tail)| Event::Restore { backup, timeline, at, tail }),
@@ -1060,7 +1245,7 @@ fn p1_over_random_pasts_every_promised_restore_stays_possible() {
     enough("backups removed", &seen.backups_removed, 2);
     enough("segments removed", &seen.segments_removed, 1);
     enough("segments kept", &seen.segments_kept, 1);
-    enough("partial segments removed", &seen.partials_removed, 100);
+    enough("partial segments removed", &seen.partials_removed, 200);
     enough("labels removed", &seen.labels_removed, 10);
     enough(
         "incremental backups kept with what they build on",
@@ -1073,4 +1258,9 @@ fn p1_over_random_pasts_every_promised_restore_stays_possible() {
         100,
     );
     enough("promised instants", &seen.instants_promised, 1);
+    enough(
+        "promised instants that only snapshots lead to",
+        &seen.instants_by_snapshots,
+        10,
+    );
 }

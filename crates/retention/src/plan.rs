@@ -7,11 +7,14 @@ use wal::{SystemIdentifier, TimelineId};
 
 use crate::calendar::Period;
 use crate::clusters::{Cluster, Clusters, Timeline};
-use crate::types::{Inventory, Kept, Plan, Policy, Refusal, Removed};
+use crate::types::{Inventory, Kept, Plan, Policy, Refusal, Removed, Snapshot};
 use crate::wal_files;
 
 /// How far the end of a backup may lie in the future: its time may have been rounded up.
 const ROUNDING: SignedDuration = SignedDuration::from_secs(60);
+
+/// What may be missing in the time of a checkpoint.
+const CUT_OFF_FRACTION: SignedDuration = SignedDuration::from_secs(1);
 
 /// By how many days the newest good backup may be older than the window.
 const GRACE_DAYS: u32 = 30;
@@ -37,10 +40,13 @@ pub fn plan(inventory: &Inventory, policy: &Policy, now: Timestamp) -> Result<Pl
         kept: BTreeMap::new(),
         window: BTreeSet::new(),
         paths: BTreeSet::new(),
+        snapshots: BTreeMap::new(),
+        snapshot_paths: BTreeSet::new(),
         cutoff,
     };
     for (identifier, cluster) in &clusters.by_identifier {
         keeper.keep_window(*identifier, cluster, policy);
+        keeper.keep_for_snapshots(*identifier, cluster, policy);
         if clusters.current.contains(identifier) {
             keeper.keep_newest(cluster, policy);
         }
@@ -114,6 +120,10 @@ pub(crate) struct Keeper<'a> {
     pub(crate) window: BTreeSet<usize>,
     /// Those of them from which everything later has to be reachable on the path to one timeline.
     pub(crate) paths: BTreeSet<(SystemIdentifier, TimelineId, usize)>,
+    /// The snapshots that may be needed in the window with the reason, by their place in the inventory.
+    pub(crate) snapshots: BTreeMap<usize, String>,
+    /// Each of them with a timeline on whose path everything later has to be reachable from it.
+    pub(crate) snapshot_paths: BTreeSet<(SystemIdentifier, TimelineId, usize)>,
     /// When the window begins.
     cutoff: Timestamp,
 }
@@ -183,6 +193,72 @@ impl Keeper<'_> {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    /// Keeps WAL for the snapshots that a restore to an instant of the window may begin with: on the path
+    /// to each timeline the newest that surely is from before the window, and all after it. One from
+    /// before that needs nothing: every moment of the window that it leads to has a later snapshot.
+    ///
+    /// When a snapshot was taken is not known, only that it was before the next checkpoint. So one is
+    /// from before the window if a later one on its timeline has a later checkpoint from before it.
+    fn keep_for_snapshots(
+        &mut self,
+        identifier: SystemIdentifier,
+        cluster: &Cluster,
+        policy: &Policy,
+    ) {
+        let all = &self.clusters.inventory.snapshots;
+        for (id, timeline) in &cluster.timelines {
+            let on_path: Vec<usize> = cluster
+                .snapshots
+                .iter()
+                .copied()
+                .filter(|index| timeline.may_pass(&all[*index]))
+                .collect();
+            let is_from_before = |snapshot: &Snapshot| {
+                on_path.iter().map(|index| &all[*index]).any(|later| {
+                    later.timeline == snapshot.timeline
+                        && later.checkpoint > snapshot.checkpoint
+                        && later.checkpoint_time.duration_since(self.cutoff) <= -CUT_OFF_FRACTION
+                })
+            };
+            let first = on_path
+                .iter()
+                .map(|index| &all[*index])
+                .filter(|snapshot| is_from_before(snapshot))
+                .map(|snapshot| snapshot.checkpoint)
+                .max();
+            // Backups tell that a timeline was left. One is no sign of it that is older than a snapshot.
+            let seen = on_path
+                .iter()
+                .map(|index| all[*index].checkpoint_time)
+                .max();
+            let was_left = !self.is_in_window(timeline)
+                && self.clusters.inventory.backups.iter().any(|other| {
+                    (other.system_identifier != identifier || other.timeline != *id)
+                        && other.stop_time <= self.cutoff
+                        && seen.is_some_and(|seen| {
+                            other.stop_time.duration_since(seen) > CUT_OFF_FRACTION
+                        })
+                });
+            let needed: Vec<usize> = on_path
+                .iter()
+                .copied()
+                .filter(|index| Some(all[*index].checkpoint) >= first)
+                // Of a timeline that was left only what was seen on it since.
+                .filter(|index| !was_left || all[*index].checkpoint_time > self.cutoff)
+                .collect();
+            for index in needed {
+                let word = if all[index].checkpoint_time > self.cutoff {
+                    "in"
+                } else {
+                    "begins"
+                };
+                let reason = format!("{word} the last {}", days(policy.days));
+                self.snapshots.entry(index).or_insert(reason);
+                self.snapshot_paths.insert((identifier, *id, index));
             }
         }
     }
@@ -318,6 +394,10 @@ impl Keeper<'_> {
             (depth, self.clusters.age(*index))
         });
         let id = |index: usize| self.clusters.backup(index).id.clone();
+        let snapshot = |index: usize| &inventory.snapshots[index];
+        let mut with_wal: Vec<(usize, &String)> =
+            self.snapshots.iter().map(|(i, why)| (*i, why)).collect();
+        with_wal.sort_by_key(|(i, _)| (snapshot(*i).checkpoint_time, snapshot(*i).checkpoint));
         Plan {
             remove_backups: removed
                 .iter()
@@ -334,6 +414,13 @@ impl Keeper<'_> {
                 })
                 .collect(),
             remove_wal,
+            keep_wal_for: with_wal
+                .into_iter()
+                .map(|(index, why)| Kept {
+                    id: snapshot(index).id.clone(),
+                    reasons: vec![why.clone()],
+                })
+                .collect(),
             keep_wal_from,
         }
     }

@@ -26,7 +26,7 @@ pub struct Policy {
     pub minimum_good: u32,
 }
 
-/// A base backup, or another state of the files that WAL can be replayed on.
+/// A base backup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Backup {
@@ -52,6 +52,27 @@ pub struct Backup {
     pub pinned: bool,
 }
 
+/// A snapshot of the data directory, which holds the WAL up to its own moment. Whoever made it removes
+/// it, at any time; so nothing else may go because it is there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// Its name.
+    pub id: String,
+    /// The cluster in it.
+    pub system_identifier: SystemIdentifier,
+    /// The size of that cluster's WAL segments.
+    pub segment_size: SegmentSize,
+    /// The timeline of its latest checkpoint.
+    pub timeline: TimelineId,
+    /// Where replay has to begin.
+    pub redo: Lsn,
+    /// Where the record of that checkpoint is. The snapshot was taken after it.
+    pub checkpoint: Lsn,
+    /// When that checkpoint was complete, with the fraction of the second cut off.
+    pub checkpoint_time: Timestamp,
+}
+
 /// Everything there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
@@ -59,6 +80,10 @@ pub struct Inventory {
     pub backups: Vec<Backup>,
     /// The files in the WAL archive, in any order, with the cluster each is of.
     pub wal: Vec<(SystemIdentifier, WalFileName)>,
+    /// The snapshots, in any order.
+    pub snapshots: Vec<Snapshot>,
+    /// Names of snapshots that could not be read. As long as there is one, no WAL goes.
+    pub unreadable_snapshots: Vec<String>,
     /// What the history files say.
     pub histories: BTreeMap<(SystemIdentifier, TimelineId), TimelineHistory>,
 }
@@ -75,15 +100,17 @@ pub struct Plan {
     /// The files to remove from the WAL archive, in order. To be removed after the backups, so that
     /// no backup is left without its WAL.
     pub remove_wal: Vec<(SystemIdentifier, WalFileName)>,
+    /// The snapshots for which WAL is kept, oldest first.
+    pub keep_wal_for: Vec<Kept>,
     /// What is kept of the WAL of each timeline, for people.
     pub keep_wal_from: Vec<KeptWal>,
 }
 
-/// A backup to keep.
+/// A backup to keep, or a snapshot for which WAL is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Kept {
-    /// The backup.
+    /// Its name.
     pub id: String,
     /// Why, one phrase for each rule that keeps it; at least one.
     pub reasons: Vec<String>,

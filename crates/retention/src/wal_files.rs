@@ -1,12 +1,13 @@
 //! Which files of the WAL archive are kept, given the backups that are.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use wal::{Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
 
 use crate::clusters::{Cluster, Clusters};
 use crate::plan::Keeper;
-use crate::types::KeptWal;
+use crate::types::{KeptWal, Snapshot};
 
 /// The last segment of a range that has no end.
 const OPEN: u64 = u64::MAX;
@@ -15,7 +16,7 @@ const OPEN: u64 = u64::MAX;
 #[derive(Debug)]
 enum Extent {
     /// Everything, for this reason.
-    All(&'static str),
+    All(Cow<'static, str>),
     /// Some segments, by number.
     Some {
         size: SegmentSize,
@@ -81,8 +82,14 @@ fn extent(
     timeline: TimelineId,
 ) -> Extent {
     let clusters = keeper.clusters;
+    let all = |why: &'static str| Extent::All(Cow::Borrowed(why));
+    if let Some(name) = clusters.inventory.unreadable_snapshots.first() {
+        return Extent::All(Cow::Owned(format!(
+            "snapshot \"{name}\" cannot be read, so nobody can say what it needs"
+        )));
+    }
     if !every_current_cluster_has_a_good_backup(clusters) {
-        return Extent::All("there is no good backup of the current cluster yet");
+        return all("there is no good backup of the current cluster yet");
     }
     let kept: Vec<usize> = cluster
         .backups
@@ -90,31 +97,51 @@ fn extent(
         .copied()
         .filter(|index| keeper.kept.contains_key(index))
         .collect();
-    if kept.is_empty() && !clusters.current.contains(&identifier) {
+    let for_snapshots: Vec<&Snapshot> = cluster
+        .snapshots
+        .iter()
+        .filter(|index| keeper.snapshots.contains_key(index))
+        .map(|index| &clusters.inventory.snapshots[*index])
+        .collect();
+    if kept.is_empty() && for_snapshots.is_empty() && !clusters.current.contains(&identifier) {
         return Extent::None;
     }
-    let Some(size) = cluster.size else {
-        return Extent::All("its backups do not agree about the segment size");
+    let sizes: BTreeSet<SegmentSize> = for_snapshots
+        .iter()
+        .map(|snapshot| snapshot.segment_size)
+        .chain(cluster.size)
+        .collect();
+    let backups_agree = cluster.size.is_some() || cluster.backups.is_empty();
+    let Some(size) = sizes
+        .first()
+        .copied()
+        .filter(|_| sizes.len() == 1 && backups_agree)
+    else {
+        return all("its backups and snapshots do not agree about the segment size");
     };
     let Some(of_timeline) = cluster.timelines.get(&timeline) else {
-        return Extent::All("nothing is known of this timeline");
+        return all("nothing is known of this timeline");
     };
     // Without its history a timeline may go on from any backup on a lower one.
     let may_continue_another = kept
         .iter()
-        .any(|index| clusters.backup(*index).timeline < timeline);
+        .map(|index| clusters.backup(*index).timeline)
+        .chain(for_snapshots.iter().map(|snapshot| snapshot.timeline))
+        .any(|kept| kept < timeline);
     let has_own = kept
         .iter()
-        .any(|index| clusters.backup(*index).timeline == timeline);
+        .map(|index| clusters.backup(*index).timeline)
+        .chain(for_snapshots.iter().map(|snapshot| snapshot.timeline))
+        .any(|kept| kept == timeline);
     if !of_timeline.is_known && (may_continue_another || !has_own) {
-        return Extent::All("its history file is missing, so nobody can say what it belongs to");
+        return all("its history file is missing, so nobody can say what it belongs to");
     }
     let mut leads_here = cluster
         .backups
         .iter()
         .filter(|index| clusters.sound[**index] && of_timeline.passes(clusters.backup(**index)));
     if keeper.is_in_window(of_timeline) && leads_here.next().is_none() {
-        return Extent::All("no good backup leads to it yet");
+        return all("no good backup leads to it yet");
     }
 
     let number = |lsn: Lsn| lsn.0 / size.bytes();
@@ -142,11 +169,25 @@ fn extent(
             );
         }
     }
-    for (of, target, index) in &keeper.paths {
+    for snapshot in for_snapshots {
+        // As of a backup.
+        if snapshot.timeline == timeline && !of_timeline.may_pass(snapshot) {
+            keep(number(snapshot.redo), OPEN);
+        }
+    }
+    let paths = keeper.paths.iter().map(|(of, target, index)| {
+        let backup = clusters.backup(*index);
+        (of, target, backup.start)
+    });
+    let of_snapshots = keeper.snapshot_paths.iter().map(|(of, target, index)| {
+        let snapshot = &clusters.inventory.snapshots[*index];
+        (of, target, snapshot.redo)
+    });
+    for (of, target, start) in paths.chain(of_snapshots) {
         if *of != identifier {
             continue;
         }
-        // What a recovery to the target timeline can read of this one's files, from the backup on.
+        // What a recovery to the target timeline can read of this one's files, from that on.
         // The first of them begins with a copy of the older timelines' WAL, so it may be of use
         // even where the path leaves this timeline at once.
         let Some(target) = cluster.timelines.get(target) else {
@@ -155,7 +196,6 @@ fn extent(
         if !target.history.contains(timeline) {
             continue;
         }
-        let start = clusters.backup(*index).start;
         let end = target.history.switch_point_of(timeline);
         if end.is_none_or(|end| start < end) {
             keep(

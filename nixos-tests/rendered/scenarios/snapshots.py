@@ -45,6 +45,13 @@ with subtest("a snapshot is taken while rows are written, and then another one")
     sql("SELECT pg_switch_wal()")
     listed = snapshots()
 
+with subtest("pg-prune reads the snapshots from within its sandbox, before anybody else has mounted them"):
+    machine.succeed("systemctl start postgresql-walprune-main.service", timeout=300)
+    said = machine.succeed("journalctl -o cat -u postgresql-walprune-main.service")
+    t.assertIn("keep    WAL for snapshot hourly: in the last ", said)
+    t.assertIn("keep    WAL for snapshot newer: in the last ", said)
+    t.assertNotIn("cannot be read", said)
+
 with subtest("a person sees which snapshots a restore can begin with"):
     said = machine.succeed("backstay windows main")
     t.assertIn("hourly, timeline 1, after ", said)

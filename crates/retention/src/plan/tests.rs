@@ -123,6 +123,7 @@ fn inventory(
             .iter()
             .map(|h| ((CLUSTER, h.timeline), h.clone()))
             .collect(),
+        ..Inventory::default()
     }
 }
 
@@ -146,6 +147,13 @@ fn shown(inventory: &Inventory, policy: &Policy) -> String {
             " of the younger"
         };
         lines.push(format!("remove {name}{of}"));
+    }
+    for kept in &plan.keep_wal_for {
+        lines.push(format!(
+            "keep WAL for {}: {}",
+            kept.id,
+            kept.reasons.join("; ")
+        ));
     }
     for wal in &plan.keep_wal_from {
         let of = if wal.system_identifier == CLUSTER {
@@ -931,7 +939,7 @@ fn backups_that_disagree_about_the_segment_size_keep_all_wal() {
         &expect![[r#"
         keep b: begins the last 7 days; the newest good
         remove a: older than 7 days, and not the newest of a day, week or month to keep
-        timeline 1: all: its backups do not agree about the segment size
+        timeline 1: all: its backups and snapshots do not agree about the segment size
     "#]],
     );
 }
@@ -1075,4 +1083,145 @@ fn a_policy_of_more_days_than_there_ever_were_keeps_everything() {
     };
     let plan = plan(&there, &policy, at(NOW)).unwrap();
     assert_eq!((plan.remove_backups, plan.remove_wal), (vec![], vec![]));
+}
+
+/// A snapshot whose checkpoint is in segment `checkpoint` and whose replay begins in `redo`.
+fn snapshot(
+    name: &str,
+    timeline: u32,
+    (redo, checkpoint): (u64, u64),
+    time: Timestamp,
+) -> Snapshot {
+    let size = SegmentSize::DEFAULT;
+    Snapshot {
+        id: name.to_owned(),
+        system_identifier: CLUSTER,
+        segment_size: size,
+        timeline: id(timeline),
+        redo: Lsn(redo * size.bytes() + 0x28),
+        checkpoint: Lsn(checkpoint * size.bytes() + 0x100),
+        checkpoint_time: time,
+    }
+}
+
+fn with_snapshots(snapshots: &[Snapshot]) -> Inventory {
+    Inventory {
+        snapshots: snapshots.to_vec(),
+        ..inventory(
+            &[
+                backup("a", 1, (2, 2), days_ago(20)),
+                backup("b", 1, (9, 9), days_ago(8)),
+            ],
+            &[segments(1, 1..=9)],
+            &[],
+        )
+    }
+}
+
+#[test]
+fn the_wal_of_a_snapshot_stays_from_where_its_replay_begins_and_no_base_backup_for_it() {
+    plans(
+        &with_snapshots(&[
+            snapshot("young", 1, (7, 8), days_ago(2)),
+            snapshot("old", 1, (5, 5), days_ago(6)),
+        ]),
+        &KEEP_LITTLE,
+        &expect![[r#"
+        keep b: begins the last 7 days; the newest good
+        remove a: older than 7 days, and not the newest of a day, week or month to keep
+        remove 000000010000000000000001
+        remove 000000010000000000000002
+        remove 000000010000000000000003
+        remove 000000010000000000000004
+        keep WAL for old: in the last 7 days
+        keep WAL for young: in the last 7 days
+        timeline 1: from 000000010000000000000005 on
+    "#]],
+    );
+}
+
+#[test]
+fn a_snapshot_from_before_the_window_needs_nothing_once_a_later_one_surely_is_too() {
+    plans(
+        &with_snapshots(&[
+            snapshot("oldest", 1, (2, 3), days_ago(19)),
+            snapshot("old", 1, (4, 4), days_ago(12)),
+            // It may have been taken in the window: nobody knows how long its checkpoint was the last.
+            snapshot("last", 1, (6, 6), days_ago(9)),
+        ]),
+        &KEEP_LITTLE,
+        &expect![[r#"
+        keep b: begins the last 7 days; the newest good
+        remove a: older than 7 days, and not the newest of a day, week or month to keep
+        remove 000000010000000000000001
+        remove 000000010000000000000002
+        remove 000000010000000000000003
+        keep WAL for old: begins the last 7 days
+        keep WAL for last: begins the last 7 days
+        timeline 1: from 000000010000000000000004 on
+    "#]],
+    );
+}
+
+#[test]
+fn a_snapshot_is_followed_onto_the_timelines_that_grew_out_of_it() {
+    let size = SegmentSize::DEFAULT.bytes();
+    let mut there = inventory(
+        &[
+            backup("a", 1, (1, 1), days_ago(20)),
+            backup("b", 2, (7, 7), days_ago(8)),
+            backup("c", 2, (9, 9), days_ago(1)),
+        ],
+        &[segments(1, 1..=8), segments(2, 6..=9)],
+        &[history(2, &[(1, 6 * size + 0x40)])],
+    );
+    there.snapshots = vec![snapshot("s", 1, (4, 4), days_ago(9))];
+    plans(
+        &there,
+        &KEEP_LITTLE,
+        &expect![[r#"
+        keep b: begins the last 7 days
+        keep c: in the last 7 days; the newest good
+        remove a: older than 7 days, and not the newest of a day, week or month to keep
+        remove 000000010000000000000001
+        remove 000000010000000000000002
+        remove 000000010000000000000003
+        remove 000000010000000000000007
+        remove 000000010000000000000008
+        keep WAL for s: begins the last 7 days
+        timeline 1: 000000010000000000000004 to 000000010000000000000006
+        timeline 2: from 000000020000000000000006 on
+    "#]],
+    );
+}
+
+#[test]
+fn no_wal_goes_while_a_snapshot_cannot_be_read() {
+    let mut there = with_snapshots(&[]);
+    there.unreadable_snapshots = vec!["torn".to_owned()];
+    plans(
+        &there,
+        &KEEP_LITTLE,
+        &expect![[r#"
+        keep b: begins the last 7 days; the newest good
+        remove a: older than 7 days, and not the newest of a day, week or month to keep
+        timeline 1: all: snapshot "torn" cannot be read, so nobody can say what it needs
+    "#]],
+    );
+}
+
+#[test]
+fn a_snapshot_of_another_segment_size_takes_no_wal_with_it() {
+    let mut there = with_snapshots(&[snapshot("s", 1, (7, 8), days_ago(2))]);
+    there.snapshots[0].segment_size = SegmentSize::new(1 << 20).unwrap();
+    plans(
+        &there,
+        &KEEP_LITTLE,
+        &expect![[r#"
+        keep b: begins the last 7 days; the newest good
+        remove a: older than 7 days, and not the newest of a day, week or month to keep
+        keep WAL for s: in the last 7 days
+        timeline 1: all: its backups and snapshots do not agree about the segment size
+    "#]],
+    );
 }
