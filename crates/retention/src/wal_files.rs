@@ -75,6 +75,20 @@ pub(crate) fn judge(keeper: &Keeper<'_>) -> (Vec<(SystemIdentifier, WalFileName)
     (removed, texts.collect())
 }
 
+/// The segment size that all backups and the snapshots that WAL is kept for have.
+fn agreed_size(cluster: &Cluster, for_snapshots: &[&Snapshot]) -> Option<SegmentSize> {
+    let sizes: BTreeSet<SegmentSize> = for_snapshots
+        .iter()
+        .map(|snapshot| snapshot.segment_size)
+        .chain(cluster.size)
+        .collect();
+    let backups_agree = cluster.size.is_some() || cluster.backups.is_empty();
+    sizes
+        .first()
+        .copied()
+        .filter(|_| sizes.len() == 1 && backups_agree)
+}
+
 fn extent(
     keeper: &Keeper<'_>,
     identifier: SystemIdentifier,
@@ -106,34 +120,20 @@ fn extent(
     if kept.is_empty() && for_snapshots.is_empty() && !clusters.current.contains(&identifier) {
         return Extent::None;
     }
-    let sizes: BTreeSet<SegmentSize> = for_snapshots
-        .iter()
-        .map(|snapshot| snapshot.segment_size)
-        .chain(cluster.size)
-        .collect();
-    let backups_agree = cluster.size.is_some() || cluster.backups.is_empty();
-    let Some(size) = sizes
-        .first()
-        .copied()
-        .filter(|_| sizes.len() == 1 && backups_agree)
-    else {
+    let Some(size) = agreed_size(cluster, &for_snapshots) else {
         return all("its backups and snapshots do not agree about the segment size");
     };
     let Some(of_timeline) = cluster.timelines.get(&timeline) else {
         return all("nothing is known of this timeline");
     };
     // Without its history a timeline may go on from any backup on a lower one.
-    let may_continue_another = kept
+    let mut timelines_kept = kept
         .iter()
         .map(|index| clusters.backup(*index).timeline)
-        .chain(for_snapshots.iter().map(|snapshot| snapshot.timeline))
-        .any(|kept| kept < timeline);
-    let has_own = kept
-        .iter()
-        .map(|index| clusters.backup(*index).timeline)
-        .chain(for_snapshots.iter().map(|snapshot| snapshot.timeline))
-        .any(|kept| kept == timeline);
-    if !of_timeline.is_known && (may_continue_another || !has_own) {
+        .chain(for_snapshots.iter().map(|snapshot| snapshot.timeline));
+    let lowest_kept = timelines_kept.clone().min();
+    let has_own = timelines_kept.any(|kept| kept == timeline);
+    if !of_timeline.is_known && (!has_own || lowest_kept.is_some_and(|kept| kept < timeline)) {
         return all("its history file is missing, so nobody can say what it belongs to");
     }
     let mut leads_here = cluster
@@ -175,22 +175,11 @@ fn extent(
             keep(number(snapshot.redo), OPEN);
         }
     }
-    let paths = keeper.paths.iter().map(|(of, target, index)| {
-        let backup = clusters.backup(*index);
-        (of, target, backup.start)
-    });
-    let of_snapshots = keeper.snapshot_paths.iter().map(|(of, target, index)| {
-        let snapshot = &clusters.inventory.snapshots[*index];
-        (of, target, snapshot.redo)
-    });
-    for (of, target, start) in paths.chain(of_snapshots) {
-        if *of != identifier {
-            continue;
-        }
+    for (target, start) in starts_of_paths(keeper, identifier) {
         // What a recovery to the target timeline can read of this one's files, from that on.
         // The first of them begins with a copy of the older timelines' WAL, so it may be of use
         // even where the path leaves this timeline at once.
-        let Some(target) = cluster.timelines.get(target) else {
+        let Some(target) = cluster.timelines.get(&target) else {
             continue;
         };
         if !target.history.contains(timeline) {
@@ -209,6 +198,25 @@ fn extent(
         begin,
         ranges: merge(ranges),
     }
+}
+
+/// Which timelines a restore of the cluster goes to, and from where on it reads WAL.
+fn starts_of_paths(
+    keeper: &Keeper<'_>,
+    identifier: SystemIdentifier,
+) -> impl Iterator<Item = (TimelineId, Lsn)> {
+    let of_backups = keeper
+        .paths
+        .iter()
+        .map(|(of, target, index)| (*of, *target, keeper.clusters.backup(*index).start));
+    let of_snapshots = keeper.snapshot_paths.iter().map(|(of, target, index)| {
+        let snapshot = &keeper.clusters.inventory.snapshots[*index];
+        (*of, *target, snapshot.redo)
+    });
+    of_backups
+        .chain(of_snapshots)
+        .filter(move |(of, _, _)| *of == identifier)
+        .map(|(_, target, start)| (target, start))
 }
 
 /// The same segments in as few ranges as possible.
