@@ -74,9 +74,6 @@ pub struct Snapshots {
     /// The dataset of the WAL archive.
     #[serde(default)]
     pub archive_dataset: Option<String>,
-    /// Tag of the holds that keep a snapshot from being pruned while it is read.
-    #[serde(default = "default_hold_tag")]
-    pub hold_tag: String,
 }
 
 /// How `pg-drill` rehearses a restore.
@@ -226,15 +223,6 @@ impl Snapshots {
                 format!("\"{}\" is snapshots.dataset too", self.dataset),
             );
         }
-        if !is_plain_name(&self.hold_tag) {
-            findings.say(
-                "snapshots.holdTag",
-                format!(
-                    "\"{}\" is not 1 to 64 letters, digits, dots, hyphens and underscores",
-                    self.hold_tag
-                ),
-            );
-        }
     }
 }
 
@@ -310,9 +298,6 @@ fn default_canary_interval() -> u32 {
 }
 fn default_canary_rows() -> u32 {
     10_000
-}
-fn default_hold_tag() -> String {
-    "backstay".into()
 }
 fn default_free_bytes() -> u64 {
     1 << 30

@@ -383,7 +383,7 @@ fn copies_and_rehearsals_name_what_they_need() {
                       "canary": {} }"#,
     );
     let settings = Settings::parse(&text).unwrap();
-    assert_eq!(settings.snapshots.unwrap().hold_tag, "backstay");
+    assert_eq!(settings.snapshots.unwrap().dataset, "tank/pg/main");
     let drill = settings.drill.unwrap();
     assert_eq!(drill.deadline_seconds, 14_400);
     let canary = drill.canary.unwrap();
@@ -398,7 +398,7 @@ fn copies_and_rehearsals_name_what_they_need() {
                 { "name": "a", "repository": "", "passwordFile": "p",
                   "jobs": [ { "job": "wal", "unit": "x" }, { "job": "wal", "unit": "y.service" } ] },
                 { "name": "a", "repository": "/r", "passwordFile": "/p", "environmentFile": "../e" } ],
-               "snapshots": { "dataset": "tank/a", "archiveDataset": "tank/a", "holdTag": "a b" },
+               "snapshots": { "dataset": "tank/a", "archiveDataset": "tank/a" },
                "drill": { "directory": "/drill", "sources": ["local", "local"], "deadlineSeconds": 0,
                           "checks": [ { "database": "", "query": " " } ],
                           "canary": { "database": "postgres", "intervalSeconds": 0, "rowsKept": 1 } }"#,
@@ -418,7 +418,6 @@ fn copies_and_rehearsals_name_what_they_need() {
             r#"restic.[1].environmentFile: "../e" is not an absolute path"#,
             r#"restic.[1].name: "a" is there twice"#,
             r#"snapshots.archiveDataset: "tank/a" is snapshots.dataset too"#,
-            r#"snapshots.holdTag: "a b" is not 1 to 64 letters, digits, dots, hyphens and underscores"#,
         ],
     );
     assert_problems(

@@ -12,7 +12,6 @@ let
     "postgresql.logFile" = "a server without a unit writes there; this one has a unit and logs by its own collector";
     "postgresql.role" = "the superuser is postgres in every cluster that the modules make";
     "postgresql.stopDeadlineSeconds" = "systemd stops the server, with a time limit of the unit";
-    "snapshots.holdTag" = "the default is ours alone";
     "stateDirectory" = "the default is the directory that the modules make";
   };
 
