@@ -63,7 +63,7 @@ pub const TEST_TOOLS: [Tool; 10] = [
 ];
 
 /// What the lab boots hosts with.
-pub const LAB_TOOLS: [Tool; 5] = [
+pub const LAB_TOOLS: [Tool; 6] = [
     Tool {
         program: "mmdebstrap",
         package: "mmdebstrap",
@@ -71,6 +71,10 @@ pub const LAB_TOOLS: [Tool; 5] = [
     Tool {
         program: "systemd-nspawn",
         package: "systemd-container",
+    },
+    Tool {
+        program: "ip",
+        package: "iproute2",
     },
     Tool {
         program: "qemu-system-x86_64",

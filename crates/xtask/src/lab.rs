@@ -88,7 +88,7 @@ impl Runner {
 
     fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::Container => &["systemd-nspawn", "nsenter", "unshare", "python3"],
+            Self::Container => &["systemd-nspawn", "nsenter", "unshare", "ip", "python3"],
             Self::Machine => &["qemu-system-x86_64", "mke2fs", "unshare", "python3"],
         }
     }
