@@ -382,3 +382,157 @@ fn s18_snapshots_of_another_host_are_never_taken_for_ones_of_this() -> Result<()
     assert_eq!(copied.rows_in(&into)?, "1");
     Ok(())
 }
+
+/// What people type, from a guide that is older than this project: its host, its repository and its places
+/// are replaced, and nothing else.
+const KNOWN_COMMANDS: &str = r#"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup snapshots --tag postgresql --tag main"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup snapshots --tag wal-archive --tag main --last 10"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup snapshots --tag base-backup --tag main"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup find $WAL_FILE --json"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup restore latest --target /tmp/test-restore --include '**/$WAL_FILE'"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup restore latest --target /var/lib/postgresql/16/main --tag base-backup --tag main"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup restore $SNAPSHOT_ID --target /var/lib/postgresql/16/main"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup restore latest --target /var/lib/postgresql/16/main-wal-archive --tag wal-archive --tag main"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup snapshots | head -20"
+sudo restic -r /mnt/nas-backup unlock
+sudo restic -r /mnt/nas-backup snapshots --tag main
+"#;
+
+impl Copied {
+    /// Runs a line in a shell, with the places of these tests in it. Returns what it prints.
+    fn types(&self, line: &str, replaced: &[(&str, &str)]) -> Result<String> {
+        let inner = line
+            .strip_prefix("ssh forge.example.net \"")
+            .and_then(|line| line.strip_suffix('"'))
+            .unwrap_or(line);
+        let text = replaced
+            .iter()
+            .fold(inner.replace("sudo ", ""), |text, (name, value)| {
+                text.replace(name, value)
+            });
+        let run = testbed::Run::of(
+            &Command::new("/bin/bash")
+                .args(["-c", &format!("set -euo pipefail; {text}")])
+                .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+                .env("HOME", self.testbed.path())
+                .env("RESTIC_PASSWORD_FILE", self.testbed.path().join("password")),
+        )?;
+        Ok(run.expect_success()?.stdout)
+    }
+
+    /// The identifier of the only snapshot with this tag.
+    fn snapshot(&self, tag: &str) -> Result<String> {
+        let found: Vec<Value> = serde_json::from_str(
+            &self.restic("nas", &["snapshots", "--json", &format!("--tag={tag}")])?,
+        )?;
+        ensure!(found.len() == 1, "{found:?}");
+        Ok(found[0]["short_id"]
+            .as_str()
+            .context("a snapshot has an identifier")?
+            .to_owned())
+    }
+}
+
+/// Where a path is below the directory that it was restored into.
+fn below(target: &Path, path: &Path) -> Result<PathBuf> {
+    Ok(target.join(path.strip_prefix("/")?))
+}
+
+#[test]
+fn the_restic_commands_that_people_know_find_and_restore_what_was_copied() -> Result<()> {
+    let Some(restic) = restic() else {
+        testbed::skip!("restic is not installed");
+    };
+    let copied = Copied::new(restic, &["nas"])?;
+    copied.take_base_backup()?;
+    copied.cluster.psql("INSERT INTO rows VALUES (1)")?;
+    let wal = copied.cluster.archive_everything()?;
+    copied.copy("nas", "forge")?;
+    let base = copied.snapshot("base-backup")?;
+    let place = |name: &str| copied.testbed.path().join(name);
+    let text = |path: &Path| path.display().to_string();
+    let archive = archive::Archive::open(&copied.cluster.archive(), "main")?;
+    let stored = archive.path_of(archive.newest_cluster()?, &wal::WalFileName::parse(&wal)?)?;
+    let is_stored = |target: &Path| -> Result<()> {
+        assert_eq!(
+            fs::read(below(target, &stored)?)?,
+            fs::read(&stored)?,
+            "{wal} as it is in the archive"
+        );
+        Ok(())
+    };
+    let backups = base_backups::Repository::open(&copied.cluster.backups(), "main")?.list()?;
+    let backup = copied.cluster.backups().join(&backups[0].name);
+    let (repository, small, data, archived) = (
+        text(&place("nas")),
+        text(&place("test-restore")),
+        text(&place("data")),
+        text(&place("archived")),
+    );
+    let replaced = [
+        ("/mnt/nas-backup", repository.as_str()),
+        ("/tmp/test-restore", small.as_str()),
+        ("/var/lib/postgresql/16/main-wal-archive", archived.as_str()),
+        ("/var/lib/postgresql/16/main", data.as_str()),
+        ("$WAL_FILE", wal.as_str()),
+        ("$SNAPSHOT_ID", base.as_str()),
+    ];
+    let mut said = Vec::new();
+    for line in KNOWN_COMMANDS.lines().filter(|line| !line.is_empty()) {
+        said.push(copied.types(line, &replaced)?);
+    }
+    // Both copies, those with the tag of either, and what is neither.
+    ensure!(
+        said[0].contains("wal-archive") && said[0].contains("base-backup"),
+        "{}",
+        said[0]
+    );
+    ensure!(said[2].contains(&base), "{}", said[2]);
+    ensure!(said[3].contains(&text(&stored)), "{}", said[3]);
+    is_stored(&place("test-restore"))?;
+    is_stored(&place("archived"))?;
+    let server = copied.testbed.server().bin();
+    copied.types(
+        &format!(
+            "'{}/pg_verifybackup' --no-parse-wal '{}'",
+            server.display(),
+            below(&place("data"), &backup)?.display()
+        ),
+        &[],
+    )?;
+    ensure!(said[10].contains(&base), "{}", said[10]);
+
+    // What our own guide says, line by line.
+    let guide = include_str!("../../../docs/guides/restic.md");
+    let lines: Vec<&str> = guide
+        .split("\n```sh\n")
+        .skip(1)
+        .filter_map(|block| block.split("\n```").next())
+        .flat_map(str::lines)
+        .collect();
+    let script = lines.join("\n");
+    ensure!(lines.len() == 9, "{script}");
+    let places = ["/tmp/guide-restore", "/tmp/guide-base", "/tmp/guide-wal"]
+        .map(|name| text(&place(name.trim_start_matches("/tmp/"))));
+    let password = text(&place("password"));
+    copied.types(
+        &script,
+        &[
+            ("/mnt/nas-backup", repository.as_str()),
+            ("/run/secrets/restic/password", password.as_str()),
+            ("/tmp/test-restore", places[0].as_str()),
+            ("/tmp/base-backups", places[1].as_str()),
+            ("/tmp/wal-archive", places[2].as_str()),
+            ("000000010000000000000002", wal.as_str()),
+        ],
+    )?;
+    is_stored(&place("guide-restore"))?;
+    is_stored(&place("guide-wal"))?;
+    ensure!(
+        below(&place("guide-base"), &backup)?
+            .join("backup_manifest")
+            .is_file()
+    );
+    Ok(())
+}

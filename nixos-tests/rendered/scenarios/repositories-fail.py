@@ -4,15 +4,15 @@ import shlex
 guide = "\n".join(["export RESTIC_REPOSITORY=/mnt/nas-backup RESTIC_PASSWORD_FILE=/run/secrets/restic/password","restic snapshots --tag postgresql,main\nrestic snapshots --tag wal-archive,main --latest 10\nrestic snapshots --tag base-backup,main","restic find 000000010000000000000002 --json\nrestic restore latest --tag wal-archive,main --target /tmp/test-restore --include '**/000000010000000000000002'","restic restore latest --tag base-backup,main --target /tmp/base-backups --verify\nrestic restore latest --tag wal-archive,main --target /tmp/wal-archive --verify","restic unlock"])
 # What people type, from a guide that is older than this project.
 KNOWN = r"""
-ssh forge.holthome.net "sudo restic -r /mnt/nas-backup snapshots --tag postgresql --tag main"
-ssh forge.holthome.net "sudo restic -r /mnt/nas-backup snapshots --tag wal-archive --tag main --last 10"
-ssh forge.holthome.net "sudo restic -r /mnt/nas-backup snapshots --tag base-backup --tag main"
-ssh forge.holthome.net "sudo restic -r /mnt/nas-backup find $WAL_FILE --json"
-ssh forge.holthome.net "sudo restic -r /mnt/nas-backup restore latest --target /tmp/test-restore --include '**/$WAL_FILE'"
-ssh forge.holthome.net "sudo restic -r /mnt/nas-backup restore latest --target /var/lib/postgresql/16/main --tag base-backup --tag main"
-ssh forge.holthome.net "sudo restic -r /mnt/nas-backup restore $SNAPSHOT_ID --target /var/lib/postgresql/16/main"
-ssh forge.holthome.net "sudo restic -r /mnt/nas-backup restore latest --target /var/lib/postgresql/16/main-wal-archive --tag wal-archive --tag main"
-ssh forge.holthome.net "sudo restic -r /mnt/nas-backup snapshots | head -20"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup snapshots --tag postgresql --tag main"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup snapshots --tag wal-archive --tag main --last 10"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup snapshots --tag base-backup --tag main"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup find $WAL_FILE --json"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup restore latest --target /tmp/test-restore --include '**/$WAL_FILE'"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup restore latest --target /var/lib/postgresql/16/main --tag base-backup --tag main"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup restore $SNAPSHOT_ID --target /var/lib/postgresql/16/main"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup restore latest --target /var/lib/postgresql/16/main-wal-archive --tag wal-archive --tag main"
+ssh forge.example.net "sudo restic -r /mnt/nas-backup snapshots | head -20"
 sudo restic -r /mnt/nas-backup unlock
 sudo restic -r /mnt/nas-backup snapshots --tag main
 """
@@ -182,7 +182,7 @@ with subtest("the restic commands that people know find and restore what was cop
 
     said = []
     for line in filter(None, map(str.strip, KNOWN.splitlines())):
-        said.append(typed(line.removeprefix('ssh forge.holthome.net "').removesuffix('"') if line.startswith("ssh") else line))
+        said.append(typed(line.removeprefix('ssh forge.example.net "').removesuffix('"') if line.startswith("ssh") else line))
     t.assertEqual(len(said), 11)
     t.assertIn("wal-archive", said[0])
     t.assertIn("base-backup", said[0])
