@@ -147,26 +147,28 @@ fn tell(plan: &Plan) {
 /// Asks ZFS what there is. A pool that does not answer is an error, and no absence of datasets.
 fn look(zfs: &Zfs, declared: &Datasets) -> Result<Present> {
     let pools = zfs.pools()?;
+    // No other one is asked for anything.
+    let answering: BTreeSet<&str> = pools
+        .iter()
+        .filter(|(_, pool)| pool.answers())
+        .map(|(name, _)| name.as_str())
+        .collect();
     let wanted: BTreeSet<&str> = declared
         .containers
         .iter()
         .chain(declared.datasets.iter().map(|dataset| &dataset.name))
         .map(|name| pool_of(name))
-        .filter(|pool| {
-            // One that is suspended would keep the question for ever.
-            pools
-                .get(*pool)
-                .is_some_and(|pool| ["ONLINE", "DEGRADED"].contains(&pool.health.as_str()))
-        })
         .collect();
+    let mut names = BTreeSet::new();
+    for pool in wanted.intersection(&answering) {
+        names.append(&mut zfs.names_in(pool)?);
+    }
     let mut present = Present {
-        file_systems: zfs.file_systems()?,
+        file_systems: zfs.file_systems(answering)?,
+        names,
         pools,
         ..Present::default()
     };
-    for pool in wanted {
-        present.names.append(&mut zfs.names_in(pool)?);
-    }
     for dataset in &declared.datasets {
         if present.names.contains(&dataset.name) {
             let properties = zfs.properties(&dataset.name)?;
@@ -203,19 +205,44 @@ fn take(zfs: &Zfs, declared: &Datasets, step: &Step) -> Result<()> {
                     Mountpoint::None | Mountpoint::Legacy => None,
                 })
                 .context("find where to mount it")?;
-            let is_free = plan::hides_nothing(path)
-                .with_context(|| format!("list \"{}\"", path.display()))?;
-            if !is_free {
-                return Err(Hinted::new(
-                    format!("\"{}\" holds files, which it would hide", path.display()),
-                    "something wrote there while the dataset was not mounted; look what it is, and move it away",
-                )
-                .into());
-            }
+            check_that_nothing_is_hidden(path)?;
             root::make_parents(path)?;
             zfs.mount(name)
         }
     }
+}
+
+/// Refuses a place where the dataset would hide something: a mount, or files.
+fn check_that_nothing_is_hidden(path: &Path) -> Result<()> {
+    if path.exists()
+        && let Place::MountPoint(mount) | Place::Hiding { seen: mount, .. } =
+            Mounts::read()?.place(path)?
+        // An automount waits for what it is to mount, and is hidden by that.
+        && mount.filesystem != "autofs"
+    {
+        return Err(Hinted::new(
+            format!(
+                "\"{}\" is mounted at \"{}\" already, and it would hide that",
+                mount.source,
+                path.display()
+            ),
+            format!(
+                "look who mounted it and what is in it; then: umount {}",
+                path.display()
+            ),
+        )
+        .into());
+    }
+    let is_free =
+        plan::hides_nothing(path).with_context(|| format!("list \"{}\"", path.display()))?;
+    if !is_free {
+        return Err(Hinted::new(
+            format!("\"{}\" holds files, which it would hide", path.display()),
+            "something wrote there while the dataset was not mounted; look what it is, and move it away",
+        )
+        .into());
+    }
+    Ok(())
 }
 
 /// Proves by the kernel's word that the dataset, and nothing else, is what is seen at `path`.
@@ -249,4 +276,37 @@ fn prove_mounted(dataset: &Dataset, path: &Path) -> Result<()> {
         ),
     };
     Err(Hinted::new(wrong, hint()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_mounted_over_another_file_system() {
+        let err = check_that_nothing_is_hidden(Path::new("/proc")).unwrap_err();
+        assert_eq!(
+            err.to_string(),
+            "\"proc\" is mounted at \"/proc\" already, and it would hide that"
+        );
+        assert_eq!(
+            tool::hint_of(&err),
+            Some("look who mounted it and what is in it; then: umount /proc")
+        );
+    }
+
+    #[test]
+    fn nothing_is_mounted_over_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let vacant = directory.path().join("vacant");
+        check_that_nothing_is_hidden(&vacant).unwrap();
+        std::fs::create_dir(&vacant).unwrap();
+        check_that_nothing_is_hidden(&vacant).unwrap();
+        std::fs::write(vacant.join("file"), "").unwrap();
+        let err = check_that_nothing_is_hidden(&vacant).unwrap_err();
+        assert_eq!(
+            err.to_string(),
+            format!("\"{}\" holds files, which it would hide", vacant.display())
+        );
+    }
 }

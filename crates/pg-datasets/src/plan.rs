@@ -186,7 +186,7 @@ fn check_pool(name: &str, present: &Present, plan: &mut Plan) -> bool {
             );
             false
         }
-        Some(state) if !["ONLINE", "DEGRADED"].contains(&state.health.as_str()) => {
+        Some(state) if !state.answers() => {
             plan.refuse(
                 name,
                 format!("pool \"{pool}\" is {}", state.health),

@@ -59,6 +59,14 @@ pub struct Pool {
     pub is_read_only: bool,
 }
 
+impl Pool {
+    /// Whether it answers what it is asked. One that is suspended waits for its disks to come back.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        ["ONLINE", "DEGRADED"].contains(&self.health.as_str())
+    }
+}
+
 impl Zfs {
     /// Finds the two programs in `PATH`.
     ///
@@ -111,15 +119,25 @@ impl Zfs {
         Ok(output.stdout.lines().map(str::to_owned).collect())
     }
 
-    /// Every file system of every imported pool.
+    /// Every file system of these pools, which have to be imported. One that is suspended may keep the
+    /// question for ever.
     ///
     /// # Errors
     ///
     /// Fails when `zfs` does.
-    pub fn file_systems(&self) -> Result<Vec<FileSystem>> {
+    pub fn file_systems<'a>(
+        &self,
+        pools: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<FileSystem>> {
+        let pools: Vec<&str> = pools.into_iter().collect();
+        if pools.is_empty() {
+            // Without a name it would be those of every pool.
+            return Ok(Vec::new());
+        }
         let output = Command::new(&self.zfs)
-            .args(["list", "-Hp", "-t", "filesystem"])
+            .args(["list", "-Hp", "-r", "-t", "filesystem"])
             .args(["-o", "name,mountpoint,canmount,mounted"])
+            .args(pools)
             .run()
             .context("list the file systems")?;
         output.stdout.lines().map(parse_file_system).collect()
