@@ -26,7 +26,7 @@ use restore_plan::{
 };
 use serde::Serialize;
 use settings::Postgresql;
-use tool::{Hinted, Level};
+use tool::{Hinted, Level, WithHint as _};
 use wal::{Lsn, SegmentName, SegmentSize, WalFileName};
 
 use crate::control::Control;
@@ -383,7 +383,12 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
     } else if in_place {
         check_that_no_server_runs(instance)?;
     }
-    let outcome = build(instance, &sources, &staging, planned, arguments, &present)?;
+    let outcome =
+        build(instance, &sources, &staging, planned, arguments, &present).inspect_err(|_| {
+            if restarts {
+                say_what_is_stopped(instance, &staging);
+            }
+        })?;
     if restarts {
         control.start()?;
     } else if !in_place {
@@ -395,6 +400,27 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
     };
     drop(sources);
     finish(instance, arguments, &outcome)
+}
+
+/// Says that the server does not run, and what brings it back: at night nobody thinks of that.
+fn say_what_is_stopped(instance: &Instance, staging: &Staging) {
+    let server = &instance.settings.postgresql;
+    let start = match &server.unit {
+        Some(unit) => format!("systemctl start {unit}"),
+        None => format!(
+            "{} start --pgdata {}",
+            quoted(&server.bin_directory.join("pg_ctl").display().to_string()),
+            quoted(&server.data_directory.display().to_string())
+        ),
+    };
+    let message = if staging.lacks_only_its_name() {
+        "the server is stopped, and the restored cluster only has to be put in its place: run the same restore again".to_owned()
+    } else {
+        format!(
+            "the server is stopped, and the present cluster is what it was: `{start}` starts it again"
+        )
+    };
+    tool::log(Level::Warning, format_args!("{message}"));
 }
 
 /// Restores the cluster as it was at `moment` into the new directory `into`, and its tablespaces into
@@ -1141,7 +1167,16 @@ fn restore_files(
         scope.spawn(|| show_progress(&progress, plan.content_bytes, &done));
         let result = sources.put_files(instance, choice, staging, plan, &progress);
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        result
+        match &plan.starting_point {
+            Beginning::Snapshot { name, directory } if !directory.exists() => {
+                result.with_hint(|| {
+                    format!(
+                        "snapshot \"{name}\" has been destroyed meanwhile: the same restore again begins with another, unless --from names this one"
+                    )
+                })
+            }
+            _ => result,
+        }
     })
 }
 

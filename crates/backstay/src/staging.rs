@@ -91,6 +91,13 @@ impl Staging {
         Ok(())
     }
 
+    /// Whether the restored cluster is complete, and has to be put in its place yet.
+    pub fn lacks_only_its_name(&self) -> bool {
+        self.places
+            .read_journal()
+            .is_ok_and(|journal| journal.is_some_and(|journal| journal.step == Step::Swapping))
+    }
+
     /// Deals with what an interrupted restore left: finishes it if only its last step was missing,
     /// removes it otherwise. Returns whether it was finished.
     pub fn resume(&self, programs: &Programs) -> Result<bool> {

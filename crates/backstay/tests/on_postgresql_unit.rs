@@ -207,8 +207,14 @@ fn a_restore_that_fails_lets_the_unit_start_with_the_cluster_as_it_was() -> Resu
         fs::remove_file(own)?;
     }
 
-    machine.restore(&["--to", "latest"])?.expect_code(1)?;
+    let run = machine.restore(&["--to", "latest"])?.expect_code(1)?;
     ensure!(!machine.cluster.is_running(), "the server was not stopped");
+    ensure!(
+        run.stderr
+            .contains("`systemctl start postgresql-main.service` starts it again"),
+        "{}",
+        run.stderr
+    );
     let places = Places::beside(machine.cluster.data());
     let journal = places.read_journal()?.context("the restore is noted")?;
     assert_eq!(journal.step, Step::Failed);
