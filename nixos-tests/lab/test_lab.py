@@ -302,6 +302,28 @@ class EmulatedMachineTest(unittest.TestCase):
         spoiled = "[    2.653220] Oops: int3: 0000 [#2] PREEMPT SMP NOPTI"
         self.assertEqual(self.boot(spoiled, spoiled, "login:", "login:"), ["login:"])
 
+    def test_a_machine_that_is_off_before_it_has_answered_has_been_shut_down(self) -> None:
+        for goes in (True, False):
+            with tempfile.TemporaryDirectory() as name, redirect_stdout(io.StringIO()):
+                machine = Stumbling(Log(Path(name)), host.Root(Path(name), Path(name)), ["login:"])
+                machine.start()
+
+                def is_told(*_: object, goes: bool = goes, machine: Stumbling = machine) -> None:
+                    if goes:
+                        machine._cut()
+                    raise MachineError("the machine has gone")
+
+                machine._run = is_told
+                try:
+                    if goes:
+                        machine.shutdown()
+                    else:
+                        self.assertRaises(MachineError, machine.shutdown)
+                    self.assertEqual(machine.is_up(), not goes)
+                finally:
+                    if machine.is_up():
+                        machine.crash()
+
     def test_any_other_boot_that_fails_has_failed(self) -> None:
         with self.assertRaisesRegex(MachineError, "the machine has gone"):
             self.boot("Kernel panic - not syncing: VFS: Unable to mount root fs", "login:")
