@@ -69,17 +69,25 @@ impl Instance {
 
     /// What there is of the newest cluster, in the archive and in the server's `pg_wal`, and what of it
     /// only `pg_wal` has.
-    ///
-    /// The archive is listed before and after `pg_wal`: a segment that a running server archives and
-    /// recycles in the meantime would otherwise be in neither, and count as missing.
     pub fn wal(&self) -> Result<(Contents, Unarchived)> {
-        let before = self.contents()?;
-        let unarchived =
-            Unarchived::in_data_directory(&self.settings.postgresql.data_directory, &before)?;
-        let mut contents = self.contents()?;
-        unarchived.add_to(&mut contents);
-        Ok((contents, unarchived))
+        wal_in(&self.settings.postgresql.data_directory, || self.contents())
     }
+}
+
+/// What there is in the archive, by the word of `list`, and in the `pg_wal` of `data_directory`, and what of it
+/// only `pg_wal` has.
+///
+/// The archive is listed before and after `pg_wal`: a segment that a running server archives and
+/// recycles in the meantime would otherwise be in neither, and count as missing.
+fn wal_in(
+    data_directory: &Path,
+    list: impl Fn() -> Result<Contents>,
+) -> Result<(Contents, Unarchived)> {
+    let before = list()?;
+    let unarchived = Unarchived::in_data_directory(data_directory, &before)?;
+    let mut contents = list()?;
+    unarchived.add_to(&mut contents);
+    Ok((contents, unarchived))
 }
 
 /// WAL that a data directory has and the archive has not.
@@ -260,5 +268,46 @@ pub fn stretch(
             return segments;
         };
         at = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use wal::{SegmentSize, SystemIdentifier};
+
+    use super::*;
+
+    #[test]
+    fn a_segment_that_goes_from_the_server_to_the_archive_meanwhile_is_not_missing() {
+        let data = tempfile::tempdir().unwrap();
+        let name = SegmentName::parse("000000010000000000000001").unwrap();
+        let system_identifier: SystemIdentifier = "7000000000000000001".parse().unwrap();
+        let listings = Cell::new(0);
+        // When the archive is asked first it does not have the segment yet, and when the server is
+        // looked at that has it no more.
+        let list = || {
+            let is_archived = listings.replace(listings.get() + 1) > 0;
+            Ok(Contents {
+                cluster: Cluster {
+                    system_identifier,
+                    segment_size_bytes: 16 << 20,
+                    postgres_major: 16,
+                    admitted_at: "2026-11-21T02:00:00Z".into(),
+                    because: "first cluster".into(),
+                },
+                plan: ArchiveContents {
+                    system_identifier,
+                    segment_size: SegmentSize::new(16 << 20).unwrap(),
+                    segments: BTreeSet::from_iter(is_archived.then_some(name)),
+                    histories: BTreeMap::new(),
+                },
+            })
+        };
+        let (contents, unarchived) = wal_in(data.path(), list).unwrap();
+        assert_eq!(contents.plan.segments, BTreeSet::from([name]));
+        assert!(unarchived.segments.is_empty());
     }
 }
