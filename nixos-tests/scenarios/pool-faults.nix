@@ -116,7 +116,8 @@
         all_is_well()
 
     with subtest("the data has reached its quota: what cannot be written is not acknowledged, and nothing else is lost"):
-        machine.succeed(f"zfs set refquota=$(zfs get -Hp -o value referenced {MAIN}) {MAIN}")
+        # The server writes between the question and the answer, so there is room for a little.
+        machine.succeed(f"zfs set refquota=$(( $(zfs get -Hp -o value referenced {MAIN}) + (4 << 20) )) {MAIN}")
         for _ in range(40):
             status, _ = machine.execute(postgres("psql", "-XAtq", "-d", "postgres", "-c", "CREATE TABLE IF NOT EXISTS filler (t text)", "-c", "INSERT INTO filler SELECT md5(random()::text) FROM generate_series(1, 40000)"), timeout=600)
             if status != 0:
@@ -129,7 +130,7 @@
 
     with subtest("the pool is full: the server and its archive wait for space, and go on"):
         machine.succeed("zfs create -o mountpoint=none tank/hog")
-        machine.succeed("zfs set refreservation=$(zfs get -Hp -o value available tank) tank/hog")
+        machine.succeed("zfs set refreservation=$(( $(zfs get -Hp -o value available tank) - (8 << 20) )) tank/hog")
         status = 0
         for _ in range(40):
             status, _ = machine.execute(postgres("psql", "-XAtq", "-d", "postgres", "-c", "CREATE TABLE IF NOT EXISTS filler (t text)", "-c", "INSERT INTO filler SELECT md5(random()::text) FROM generate_series(1, 40000)", "-c", "SELECT pg_switch_wal()"), timeout=600)
