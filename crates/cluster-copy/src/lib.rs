@@ -79,14 +79,7 @@ impl ClusterCopy {
         check_that_nobody_writes(directory, &metadata)?;
         let major = cluster::major_of(directory)?;
         let control_bytes = read_control(directory)?;
-        let control =
-            ControlFile::parse(&control_bytes).map_err(|err| torn(directory, &err.to_string()))?;
-        if !control.checksum_verified {
-            return Err(torn(
-                directory,
-                "pg_control does not match its checksum, or is of a form that this program does not know",
-            ));
-        }
+        let control = whole_control(directory, &control_bytes)?;
         check_kind(directory, &control)?;
         let tablespaces = tablespaces_of(directory, places, &version_directory(major, &control))?;
         Ok(Self {
@@ -141,6 +134,18 @@ fn version_directory(major: u32, control: &ControlFile) -> String {
 fn read_control(directory: &Path) -> Result<Vec<u8>> {
     let path = directory.join(CONTROL_FILE);
     fs::read(&path).with_context(|| format!("read \"{}\"", path.display()))
+}
+
+/// The control file in `directory`, if it was not torn when it was copied.
+fn whole_control(directory: &Path, bytes: &[u8]) -> Result<ControlFile> {
+    let control = ControlFile::parse(bytes).map_err(|err| torn(directory, &err.to_string()))?;
+    if !control.checksum_verified {
+        return Err(torn(
+            directory,
+            "pg_control does not match its checksum, or is of a form that this program does not know",
+        ));
+    }
+    Ok(control)
 }
 
 fn torn(directory: &Path, what: &str) -> anyhow::Error {

@@ -125,7 +125,9 @@ fn read(root: &Path, below: &Path) -> Result<Option<(PathBuf, ControlFile)>> {
             Ok(None)
         };
     }
-    match archive::read_control_file(&directory) {
+    let control =
+        crate::read_control(&directory).and_then(|bytes| crate::whole_control(&directory, &bytes));
+    match control {
         Ok(control) => Ok(Some((directory, control))),
         // Removed in between.
         Err(_) if !is_there(&version)? => Ok(None),
