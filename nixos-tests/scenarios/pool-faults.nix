@@ -103,7 +103,8 @@
     all_is_well()
 
     with subtest("A7: the archive has reached its quota: the segments wait, and nothing of one is in the archive"):
-        machine.succeed(f"zfs set refquota=$(zfs get -Hp -o value referenced {MAIN}-wal) {MAIN}-wal")
+        # ZFS counts what was written a few seconds later, and takes no quota below that.
+        machine.wait_until_succeeds(f"zpool sync tank; zfs set refquota=$(zfs get -Hp -o value referenced {MAIN}-wal) {MAIN}-wal", timeout=300)
         first, second = switched(), switched()
         machine.wait_until_succeeds(f"grep -rq 'Disk quota exceeded' {DATA}/17/log || journalctl -u postgresql-main.service | grep -q 'Disk quota exceeded'", timeout=300)
         machine.succeed(waits(second))
