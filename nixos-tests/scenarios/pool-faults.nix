@@ -82,9 +82,10 @@
 
 
     def start_server() -> None:
-        """Starts it. After a fault it may be back by itself, or have given up."""
+        """Starts it. After a fault it may be back by itself, still replay its WAL, or have given up."""
         machine.succeed("systemctl reset-failed postgresql-main.service || true")
         machine.succeed("systemctl start postgresql-main.service", timeout=900)
+        machine.wait_until_succeeds(postgres("psql", "-XAtq", "-d", "postgres", "-c", "SELECT"), timeout=900)
 
 
     def nothing_below(path: str) -> None:

@@ -311,16 +311,29 @@ fn h1_an_archive_command_that_fails_is_red() -> Result<()> {
 
 #[test]
 fn h1_an_archiver_that_dies_is_red_although_no_failure_is_counted() -> Result<()> {
-    let patient = Patient::new()?;
-    patient.set("archive_command", "/nonexistent/program %p")?;
-    let name = patient.cluster.switch_wal()?;
-    patient.falls_ill("archiver", "critical", "the archiver dies again and again")?;
+    dies_again_and_again("/nonexistent/program %p", |_| Ok(()))
+}
+
+#[test]
+fn h1_an_archiver_whose_call_is_killed_is_red_although_no_failure_is_counted() -> Result<()> {
     // By a signal, as a sandbox kills what makes a system call that it forbids.
-    patient.set("archive_command", "kill -SYS $$")?;
-    wait_until("a call was killed", || {
-        let log = patient.cluster.log();
-        Ok(log.contains("terminated by signal 31").then_some(()))
-    })?;
+    dies_again_and_again("kill -SYS $$", |patient| {
+        wait_until("a call was killed", || {
+            let log = patient.cluster.log();
+            Ok(log.contains("terminated by signal 31").then_some(()))
+        })
+    })
+}
+
+/// Has the archiver die of its command, as `seen` can see, and heals it.
+fn dies_again_and_again(
+    archive_command: &str,
+    seen: impl Fn(&Patient) -> Result<()>,
+) -> Result<()> {
+    let patient = Patient::new()?;
+    patient.set("archive_command", archive_command)?;
+    let name = patient.cluster.switch_wal()?;
+    seen(&patient)?;
     patient.falls_ill("archiver", "critical", "the archiver dies again and again")?;
     let counted = patient
         .cluster
