@@ -127,7 +127,7 @@ impl InstanceRecord {
     /// # Errors
     ///
     /// Fails when one is there and cannot be read or is of another form.
-    pub fn of_copies(
+    fn of_copies(
         archive_directory: &Path,
         base_backup_directory: Option<&Path>,
     ) -> Result<Option<(Self, PathBuf)>> {
@@ -142,6 +142,22 @@ impl InstanceRecord {
             }
         }
         Ok(best)
+    }
+
+    /// The record in the state directory or, where that has none, the copy that remembers most; and where it is.
+    ///
+    /// # Errors
+    ///
+    /// Fails when one that is asked is there and cannot be read or is of another form.
+    pub fn remembered(
+        state_directory: &Path,
+        archive_directory: &Path,
+        base_backup_directory: Option<&Path>,
+    ) -> Result<Option<(Self, PathBuf)>> {
+        match Self::read(state_directory)? {
+            Some(record) => Ok(Some((record, Self::path(state_directory)))),
+            None => Self::of_copies(archive_directory, base_backup_directory),
+        }
     }
 
     fn read_copy(path: &Path) -> Result<Option<Self>> {

@@ -123,17 +123,19 @@ impl Facts {
             Data::Cluster(_) => Vec::new(),
             _ => data_directory::clusters_beside(&server.data_directory)?,
         };
-        let record = InstanceRecord::read(&state)?;
-        let remembered = match &record {
-            Some(record) => Some((record.clone(), InstanceRecord::path(&state))),
-            None => InstanceRecord::of_copies(
-                &settings.archive.directory,
-                settings
-                    .base_backup
-                    .as_ref()
-                    .map(|declared| declared.directory.as_path()),
-            )?,
-        };
+        let remembered = InstanceRecord::remembered(
+            &state,
+            &settings.archive.directory,
+            settings
+                .base_backup
+                .as_ref()
+                .map(|declared| declared.directory.as_path()),
+        )?;
+        // A copy warns; only the record itself says what the instance is.
+        let record = remembered
+            .as_ref()
+            .filter(|(_, by)| *by == InstanceRecord::path(&state))
+            .map(|(record, _)| record.clone());
         let rolled_back = match (&data, remembered) {
             (Data::Cluster(found), Some((record, by))) => match &found.control {
                 Ok(control) => rolled_back(&server.data_directory, control, &record, by)?,

@@ -123,16 +123,14 @@ impl Known {
     /// Fails when one of them is there and cannot be read.
     pub fn of(settings: &Settings) -> Result<Self> {
         let state = settings.state_directory();
-        let known = match InstanceRecord::read(&state)? {
-            Some(record) => Some((record, InstanceRecord::path(&state))),
-            None => InstanceRecord::of_copies(
-                &settings.archive.directory,
-                settings
-                    .base_backup
-                    .as_ref()
-                    .map(|declared| declared.directory.as_path()),
-            )?,
-        };
+        let known = InstanceRecord::remembered(
+            &state,
+            &settings.archive.directory,
+            settings
+                .base_backup
+                .as_ref()
+                .map(|declared| declared.directory.as_path()),
+        )?;
         if let Some((record, by)) = known {
             return Ok(Self {
                 system_identifier: Some(record.system_identifier),
