@@ -339,7 +339,7 @@ fn a_snapshot_that_cannot_be_read_keeps_all_wal_and_is_named() -> Result<()> {
     let run = house.prune(&[])?.expect_success()?;
     ensure!(
         run.stderr
-            .contains("snapshot \"daily\" cannot be read, so all WAL is kept: read \"")
+            .contains("snapshot \"daily\" cannot be read, so all WAL is kept: use \"")
             && run.stderr.contains("hint: "),
         "{}",
         run.stderr
