@@ -240,11 +240,8 @@ fn choose(
     }
 }
 
-/// Executables whose tests wait for PostgreSQL's own intervals, of a minute, more than they work.
-const THAT_WAIT: [&str; 1] = ["pg-healthcheck/on_postgresql_health"];
-
-/// How many of their tests run at a time, on few processors too.
-const WAITING: usize = 4;
+/// How many tests run at a time for each processor: most of them wait for a server, a disk or a program.
+const TESTS_PER_PROCESSOR: usize = 2;
 
 /// One executable at one place.
 struct Job<'a> {
@@ -269,10 +266,11 @@ fn run_one(job: &Job<'_>) -> Result<Tally> {
         .place
         .command(job.run, job.within, &directory, job.variables)?;
     command.args(job.filter);
-    if THAT_WAIT.contains(&job.executable.name().as_str()) {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        command.arg(format!("--test-threads={}", processors.max(WAITING)));
-    }
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    command.arg(format!(
+        "--test-threads={}",
+        processors * TESTS_PER_PROCESSOR
+    ));
     let outputs = job.run.path().join("output");
     let (stdout_file, stderr_file) = (outputs.join("stdout"), outputs.join("stderr"));
     let output = Output::Files {
