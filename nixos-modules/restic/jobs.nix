@@ -20,6 +20,7 @@ let
     environmentFile =
       lib.mapNullable unit.unitText
         cfg.repositories.${job.repositoryName}.environmentFile;
+    extraOptions = unit.quotedOptions cfg.repositories.${job.repositoryName};
     inherit (job) paths user;
     exclude = job.excludePatterns;
     extraBackupArgs = map argument (

@@ -54,11 +54,13 @@ let
           # What comes before is NixOS': it asks for the repository, and makes it if it is not there.
           # This proves that it can be opened with the password.
           ExecStart = [
-            (blib.execStart [
-              restic
-              "cat"
-              "config"
-            ])
+            (blib.execStart (
+              resticFor repository
+              ++ [
+                "cat"
+                "config"
+              ]
+            ))
           ];
           # The answer is in the exit status; the journal has no use for the repository's parameters.
           StandardOutput = "null";
@@ -67,6 +69,15 @@ let
         }
       ];
     };
+
+  # The command, up to what it is to do.
+  resticFor =
+    repository:
+    [ restic ]
+    ++ lib.concatMap (option: [
+      "-o"
+      option
+    ]) (unit.extendedOptions repository);
 
   # How each count of a job's `keep` is called by restic; null is not said.
   keepArguments =
@@ -77,9 +88,9 @@ let
 
   # Only what this job of this host stored: by host and by the tag that every job's name is.
   forget =
-    name:
-    [
-      restic
+    repository: name:
+    resticFor repository
+    ++ [
       "forget"
       "--retry-lock=1h"
       "--host=${cfg.hostName}"
@@ -123,23 +134,22 @@ let
           ExecStart = map blib.execStart (
             [
               # Removes the locks of processes that are gone, and no others.
-              [
-                restic
-                "unlock"
-              ]
+              (resticFor repository ++ [ "unlock" ])
             ]
-            ++ map forget (
+            ++ map (forget repository) (
               lib.filter (name: keepArguments jobs.${name}.keep != [ ]) repository.jobNames
             )
             ++ [
-              [
-                restic
-                "prune"
-                "--retry-lock=1h"
-              ]
               (
-                [
-                  restic
+                resticFor repository
+                ++ [
+                  "prune"
+                  "--retry-lock=1h"
+                ]
+              )
+              (
+                resticFor repository
+                ++ [
                   "check"
                   "--retry-lock=1h"
                 ]
@@ -164,6 +174,7 @@ in
         repository = unit.unitText repository.url;
         passwordFile = unit.passwordCredential "restic-backups-repository-${name}";
         environmentFile = lib.mapNullable unit.unitText repository.environmentFile;
+        extraOptions = unit.quotedOptions repository;
         inherit (repository) user;
         initialize = true;
         # Started by the jobs, and by nothing else.

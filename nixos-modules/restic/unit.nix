@@ -42,6 +42,16 @@ rec {
       "/run/user"
     ];
 
+  # Options of restic for a repository. Its other protocols have deadlines of their own; without this, ssh waits for
+  # hours on a connection whose other end is gone.
+  extendedOptions =
+    repository:
+    lib.optional (lib.hasPrefix "sftp:" repository.url)
+      "sftp.args=-oConnectTimeout=30 -oServerAliveInterval=15 -oServerAliveCountMax=4";
+
+  # As a list in NixOS' own module, which writes them into a script and into a unit alike.
+  quotedOptions = repository: map (option: "'${option}'") (extendedOptions repository);
+
   repositoryUnit = name: "restic-backups-repository-${name}.service";
 
   environment = {

@@ -57,6 +57,17 @@ pub fn sibling(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Where the program `name` is, if it is in `PATH`.
+#[must_use]
+pub fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        // Anything else depends on where somebody happens to be.
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
+}
+
 /// What a program that ended with status 0 wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {

@@ -30,8 +30,19 @@ pub struct Repository {
     host: Option<String>,
     program: PathBuf,
     environment: Vec<(String, String)>,
+    /// Extended options, as `restic -o` takes them.
+    options: Vec<&'static str>,
     cache: Option<PathBuf>,
 }
+
+/// Ends a connection over ssh whose other end is gone; without it, ssh waits for hours. What goes over HTTP has
+/// restic's own deadlines.
+///
+/// # Source
+///
+/// restic, "Preparing a new repository", SFTP: `sftp.args`, new in 0.17.
+const SFTP_ARGUMENTS: &str =
+    "sftp.args=-oConnectTimeout=30 -oServerAliveInterval=15 -oServerAliveCountMax=4";
 
 /// Without the password.
 impl fmt::Debug for Repository {
@@ -110,11 +121,19 @@ impl Repository {
                 .with_context(|| format!("read \"{}\"", file.display()))?;
             environment.extend(variables(&text));
         }
+        let program = installed()?;
+        let options = if declared.repository.starts_with("sftp:") && knows_sftp_arguments(&program)?
+        {
+            vec![SFTP_ARGUMENTS]
+        } else {
+            Vec::new()
+        };
         Ok(Self {
             name: declared.name.clone(),
             host: declared.host.clone(),
-            program: installed()?,
+            program,
             environment,
+            options,
             cache: cache.map(ToOwned::to_owned),
         })
     }
@@ -131,6 +150,9 @@ impl Repository {
             Some(cache) => command.arg("--cache-dir").arg(cache),
             None => command.arg("--no-cache"),
         };
+        for option in &self.options {
+            command = command.args(["-o", option]);
+        }
         for (name, value) in &self.environment {
             command = command.env(name, value);
         }
@@ -292,18 +314,25 @@ fn pattern(path: &Path) -> Result<String> {
 
 /// Where restic is.
 fn installed() -> Result<PathBuf> {
-    std::env::var_os("PATH")
-        .iter()
-        .flat_map(std::env::split_paths)
-        .map(|directory| directory.join("restic"))
-        .find(|program| program.is_file())
-        .ok_or_else(|| {
-            Hinted::new(
-                "restic is not installed, or not in PATH",
-                "install restic; the repository cannot be read without it",
-            )
-            .into()
-        })
+    command::in_path("restic").ok_or_else(|| {
+        Hinted::new(
+            "restic is not installed, or not in PATH",
+            "install restic; the repository cannot be read without it",
+        )
+        .into()
+    })
+}
+
+/// Whether this restic takes arguments for ssh; an older one refuses to run with them.
+fn knows_sftp_arguments(program: &Path) -> Result<bool> {
+    let output = Command::new(program).arg("version").run()?;
+    Ok(version(&output.stdout).is_some_and(|version| version >= (0, 17)))
+}
+
+/// Reads `restic 0.18.0 compiled with …`.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.strip_prefix("restic ")?.split(['.', ' ', '-']);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// The credential in `directory` that stands for the `kind` of secret of a repository, if there is one.
@@ -349,6 +378,22 @@ mod tests {
             pattern(Path::new("/a*b/c?d[e]\\f")).unwrap(),
             "/a\\*b/c\\?d\\[e]\\\\f"
         );
+    }
+
+    #[test]
+    fn only_a_restic_that_knows_them_gets_arguments_for_ssh() {
+        let knows = |text: &str| version(text).is_some_and(|version| version >= (0, 17));
+        assert!(knows(
+            "restic 0.17.3 compiled with go1.23.2 on linux/amd64\n"
+        ));
+        assert!(knows(
+            "restic 0.18.0-dev (compiled manually) compiled with go1.24\n"
+        ));
+        assert!(knows("restic 1.0.0 compiled with go1.30 on linux/amd64\n"));
+        assert!(!knows(
+            "restic 0.14.0 compiled with go1.19.8 on linux/amd64\n"
+        ));
+        assert!(!knows("restic unknown\n"));
     }
 
     #[test]

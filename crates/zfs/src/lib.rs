@@ -74,22 +74,24 @@ impl Zfs {
     ///
     /// Fails when one is not there.
     pub fn find() -> Result<Self> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
         let find = |name: &str| {
-            std::env::split_paths(&path)
-                .map(|directory| directory.join(name))
-                .find(|program| program.is_file())
-                .ok_or_else(|| {
-                    Hinted::new(
-                        format!("find \"{name}\" in PATH"),
-                        "does this machine have ZFS? on NixOS, set boot.supportedFilesystems.zfs = true",
-                    )
-                })
+            command::in_path(name).ok_or_else(|| {
+                Hinted::new(
+                    format!("find \"{name}\" in PATH"),
+                    "does this machine have ZFS? on NixOS, set boot.supportedFilesystems.zfs = true",
+                )
+            })
         };
         Ok(Self {
             zfs: find("zfs")?,
             zpool: find("zpool")?,
         })
+    }
+
+    /// Prepares to run `zfs`, for what is not asked here.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        Command::new(&self.zfs)
     }
 
     /// The imported pools.

@@ -291,6 +291,39 @@ in
     ];
   };
 
+  "test a connection over ssh whose other end is gone ends" = {
+    expr =
+      let
+        starts =
+          url: name:
+          map (lib.hasInfix "sftp.args=-oConnectTimeout=30 -oServerAliveInterval=15 -oServerAliveCountMax=4") (
+            unit { repositories.nas = offsite // { inherit url; }; } name "ExecStart"
+          );
+      in
+      {
+        overSsh = map (starts "sftp:nas:/restic") [
+          backup
+          "restic-backups-repository-nas.service"
+          "restic-prune-nas.service"
+        ];
+        # restic has deadlines for these.
+        otherwise = starts "rest:https://nas.example.org/" backup;
+      };
+    expected = {
+      overSsh = [
+        [ true ]
+        [ true ]
+        [
+          true
+          true
+          true
+          true
+        ]
+      ];
+      otherwise = [ false ];
+    };
+  };
+
   "test nothing that a user wrote is read by systemd or a shell" = {
     expr =
       let
