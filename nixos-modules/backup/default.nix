@@ -425,6 +425,7 @@ in
   imports = [
     ./options.nix
     ./assertions.nix
+    ./branches.nix
     # Read here: the instance itself, monitoring.enable and drill.enable, repositories and jobs, datasets,
     # notifications. Only options of the areas that import this one.
     ../instances

@@ -8,7 +8,9 @@ in
   name,
   instance,
   program,
-  # What follows the settings file on the command line.
+  # What comes before the settings file on the command line.
+  words ? [ ],
+  # What follows it.
   arguments ? [ ],
   # One of blib.hardening.
   preset,
@@ -35,6 +37,9 @@ lib.mkMerge [
         ExecStart = blib.execStart (
           [
             (blib.program program)
+          ]
+          ++ words
+          ++ [
             "--config"
             instance.paths.settingsFile
           ]

@@ -18,6 +18,7 @@ use serde::Serialize;
 use settings::Settings;
 use tool::Hinted;
 
+use crate::control::{BranchUnit, Control};
 use crate::instance::Instance;
 use crate::restore::{Moment, restore_beside, say};
 use crate::windows::instant;
@@ -134,7 +135,13 @@ fn programs_of(settings: &Settings) -> Programs {
 }
 
 /// `backstay branch create`.
-pub fn create(instance: &Instance, arguments: &CreateArguments) -> Result<()> {
+///
+/// Its server is a unit of systemd where `control` can make it one.
+pub fn create(
+    instance: &Instance,
+    control: &mut Control,
+    arguments: &CreateArguments,
+) -> Result<()> {
     let settings = &instance.settings;
     let now = Timestamp::now();
     let name = arguments
@@ -153,7 +160,13 @@ pub fn create(instance: &Instance, arguments: &CreateArguments) -> Result<()> {
         record.tcp = true;
     }
     let branches = arguments.place.directory(settings);
-    let running = make(instance, &branches, &arguments.moment, record)?;
+    let running = make(
+        instance,
+        &branches,
+        &arguments.moment,
+        record,
+        Some(control),
+    )?;
     if arguments.json {
         let state = State {
             record: &running.record,
@@ -193,7 +206,7 @@ pub fn temporary(instance: &Instance, place: &Where, moment: &Moment) -> Result<
         (now, now + LIFETIME),
     );
     record.is_temporary = true;
-    make(instance, &place.directory(settings), moment, record)
+    make(instance, &place.directory(settings), moment, record, None)
 }
 
 fn make(
@@ -201,6 +214,7 @@ fn make(
     branches: &Path,
     moment: &Moment,
     mut record: Record,
+    control: Option<&mut Control>,
 ) -> Result<Running> {
     let settings = &instance.settings;
     place::check_name(&record.name)?;
@@ -212,7 +226,9 @@ fn make(
     let made =
         restore_beside(instance, moment, &place.data(), &place.tablespaces()).and_then(|outcome| {
             say(&format!("starting the server of branch {}", record.name));
-            server::start(settings, &place, &record)?;
+            if server::start(settings, &place, &record, control)? {
+                record.unit = Some(BranchUnit::name(&settings.instance, &record.name));
+            }
             let (target, note) = outcome.target();
             if let Some(note) = note {
                 say(note);
@@ -277,6 +293,13 @@ fn created_text(settings: &Settings, running: &Running) -> Result<String> {
             text,
             "  or with a password over TCP: localhost, port {}",
             record.port
+        )?;
+    }
+    if let Some(unit) = &record.unit {
+        writeln!(
+            text,
+            "  its messages: journalctl --unit={}",
+            command::quoted(unit)
         )?;
     }
     writeln!(

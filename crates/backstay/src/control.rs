@@ -1,12 +1,12 @@
 //! Stopping and starting the server of an instance: through systemd where it runs the server, through
-//! `pg_ctl` elsewhere.
+//! `pg_ctl` elsewhere. The server of a branch too is a unit where root asks for one.
 //!
 //! Only root may tell systemd, and a restore is not root's work: what it writes has to belong to the
-//! server's user. So root's part is a process of its own, which can do these two things and nothing
-//! else, and ends with the restore.
+//! server's user. So root's part is a process of its own, which can do these three things and nothing
+//! else, and ends with the restore. Whatever it is asked to start runs as the server's user.
 
 use std::io::BufRead as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -14,7 +14,7 @@ use cluster::Server;
 use command::{Command, Conversation};
 use serde::{Deserialize, Serialize};
 use settings::Settings;
-use systemd::Service;
+use systemd::{Service, Transient};
 use tool::{Hinted, Level};
 
 use crate::restore::say;
@@ -56,6 +56,31 @@ impl Control {
         Ok(Self { server, how })
     }
 
+    /// Prepares to start servers of branches. To be called before root becomes somebody else.
+    ///
+    /// # Errors
+    ///
+    /// Fails when root's part cannot be started.
+    pub fn for_branches(settings: &Settings, config: &Path) -> Result<Self> {
+        let is_roots = nix::unistd::geteuid().is_root();
+        Self::new(settings, config, is_roots)
+    }
+
+    /// Has systemd start the server of a branch as a unit of its own. Returns whether it did: it takes root, and
+    /// systemd.
+    ///
+    /// # Errors
+    ///
+    /// Fails when systemd does not start it.
+    pub fn start_branch(&mut self, branch: &BranchUnit) -> Result<bool> {
+        match &mut self.how {
+            How::PgCtl | How::Unit(_) => Ok(false),
+            How::Helper(helper) => {
+                ask(helper, &Request::StartBranch(branch.clone())).map(|()| true)
+            }
+        }
+    }
+
     /// Stops the server, if it runs, and keeps systemd from starting it again.
     ///
     /// # Errors
@@ -66,7 +91,7 @@ impl Control {
         match &mut self.how {
             How::PgCtl => {}
             How::Unit(unit) => unit.stop()?,
-            How::Helper(helper) => ask(helper, Request::Stop)?,
+            How::Helper(helper) => ask(helper, &Request::Stop)?,
         }
         // One that somebody has started by hand is not systemd's.
         if self.server.data_directory().join("PG_VERSION").exists() && self.server.is_running()? {
@@ -88,7 +113,7 @@ impl Control {
                 self.server.start()
             }
             How::Unit(unit) => unit.start(),
-            How::Helper(helper) => ask(helper, Request::Start),
+            How::Helper(helper) => ask(helper, &Request::Start),
         }
     }
 }
@@ -140,14 +165,84 @@ impl Unit {
     }
 }
 
+/// The server of a branch, to be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BranchUnit {
+    /// Name of the branch.
+    pub branch: String,
+    /// Everything that it may write to.
+    pub directory: PathBuf,
+    /// Whether it takes TCP connections from this machine.
+    pub tcp: bool,
+    /// The server program, by its whole path, and its arguments.
+    pub command: Vec<String>,
+}
+
+impl BranchUnit {
+    /// Name of the unit for a branch of `instance`.
+    pub fn name(instance: &str, branch: &str) -> String {
+        format!("postgresql-branch-{instance}-{branch}.service")
+    }
+
+    /// Starts it, as the owner of the instance's data.
+    fn start(&self, settings: &Settings) -> Result<()> {
+        let mut properties = vec![
+            // The instance comes first: for memory, processors and disks.
+            "OOMScoreAdjust=500".to_owned(),
+            "CPUWeight=20".to_owned(),
+            "IOWeight=20".to_owned(),
+            "NoNewPrivileges=yes".to_owned(),
+            "CapabilityBoundingSet=".to_owned(),
+            "PrivateTmp=yes".to_owned(),
+            "ProtectSystem=strict".to_owned(),
+            "ProtectHome=read-only".to_owned(),
+            format!("ReadWritePaths={}", unit_path(&self.directory)?),
+            "RestrictSUIDSGID=yes".to_owned(),
+            // A fast shutdown, as the instance's own unit has.
+            "KillSignal=SIGINT".to_owned(),
+            "KillMode=mixed".to_owned(),
+            "TimeoutStopSec=5min".to_owned(),
+        ];
+        if !self.tcp {
+            properties.push("PrivateNetwork=yes".to_owned());
+        }
+        let unit = Transient {
+            name: Self::name(&settings.instance, &self.branch),
+            description: format!(
+                "Branch {} of the PostgreSQL instance {}",
+                self.branch, settings.instance
+            ),
+            user: data_directory::owner(&settings.postgresql.data_directory)?.name,
+            properties,
+            command: self.command.clone(),
+        };
+        say(&format!("starting {}", unit.name));
+        unit.start().context("start the server of the branch")
+    }
+}
+
+/// A path in a list of paths of a unit, where a space would end it.
+fn unit_path(path: &Path) -> Result<String> {
+    let text = path
+        .to_str()
+        .with_context(|| format!("\"{}\" is no text", path.display()))?;
+    Ok(format!(
+        "\"{}\"",
+        text.replace('\\', "\\\\").replace('"', "\\\"")
+    ))
+}
+
 /// What root's part can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Request {
     /// Stop the server's unit.
     Stop,
     /// Start it, and what was stopped with it.
     Start,
+    /// Start the server of a branch.
+    StartBranch(BranchUnit),
 }
 
 /// Whether it was done.
@@ -165,8 +260,8 @@ enum Answer {
     },
 }
 
-fn ask(helper: &mut Conversation, request: Request) -> Result<()> {
-    let answer = helper.ask(&serde_json::to_string(&request)?)?;
+fn ask(helper: &mut Conversation, request: &Request) -> Result<()> {
+    let answer = helper.ask(&serde_json::to_string(request)?)?;
     match serde_json::from_str(&answer).context("read the answer of root's part")? {
         Answer::Done => Ok(()),
         Answer::Failed {
@@ -194,6 +289,7 @@ pub fn serve(settings: &Settings) -> Result<()> {
         let done = match serde_json::from_str(&line).context("understand what is asked")? {
             Request::Stop => unit.stop(),
             Request::Start => unit.start(),
+            Request::StartBranch(branch) => branch.start(settings),
         };
         let answer = match done {
             Ok(()) => Answer::Done,

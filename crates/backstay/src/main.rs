@@ -292,9 +292,7 @@ fn branch(command: &BranchCommand) -> (&'static str, Result<()>) {
             arguments,
         } => (
             "could not make the branch",
-            instance
-                .open()
-                .and_then(|instance| branch::create(&instance, arguments)),
+            create_branch(instance, arguments),
         ),
         BranchCommand::List {
             instance,
@@ -315,6 +313,12 @@ fn branch(command: &BranchCommand) -> (&'static str, Result<()>) {
                 .and_then(|settings| branch::destroy(&settings, arguments)),
         ),
     }
+}
+
+/// Makes a branch, with root's help where systemd is to run its server.
+fn create_branch(instance: &InstanceArguments, arguments: &branch::CreateArguments) -> Result<()> {
+    let mut control = Control::for_branches(&instance.settings()?, &instance.config())?;
+    branch::create(&instance.open()?, &mut control, arguments)
 }
 
 /// Restores, with root's help where systemd runs the server.

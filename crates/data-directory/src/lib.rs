@@ -17,7 +17,7 @@ use nix::unistd::{Uid, User};
 use tool::Hinted;
 use wal::ControlFile;
 
-pub use owner::become_owner;
+pub use owner::{become_owner, owner};
 
 /// What the data directory is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,6 +21,23 @@ pub fn become_owner(data: &Path) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
+    let user = owner(data)?;
+    let become_user = || -> Result<()> {
+        let name = CString::new(user.name.as_str()).context("read its name")?;
+        initgroups(&name, user.gid).context("take its groups")?;
+        setgid(user.gid).context("take its group")?;
+        setuid(user.uid).context("take its identity")?;
+        std::env::set_current_dir("/").context("leave the working directory")
+    };
+    become_user().with_context(|| format!("become user \"{}\"", user.name))
+}
+
+/// The owner of the data directory `data`; where there is no such directory yet, that of the one above.
+///
+/// # Errors
+///
+/// Fails when the owner cannot be found, or is root.
+pub fn owner(data: &Path) -> Result<User> {
     let above = data.parent().unwrap_or(data);
     let owner = fs::metadata(data)
         .or_else(|_| fs::metadata(above))
@@ -36,15 +53,7 @@ pub fn become_owner(data: &Path) -> Result<()> {
         )
         .into());
     }
-    let user = User::from_uid(Uid::from_raw(owner))
+    User::from_uid(Uid::from_raw(owner))
         .with_context(|| format!("look up user {owner}"))?
-        .with_context(|| format!("user {owner}, to whom the data belongs, does not exist"))?;
-    let become_user = || -> Result<()> {
-        let name = CString::new(user.name.as_str()).context("read its name")?;
-        initgroups(&name, user.gid).context("take its groups")?;
-        setgid(user.gid).context("take its group")?;
-        setuid(user.uid).context("take its identity")?;
-        std::env::set_current_dir("/").context("leave the working directory")
-    };
-    become_user().with_context(|| format!("become user \"{}\"", user.name))
+        .with_context(|| format!("user {owner}, to whom the data belongs, does not exist"))
 }

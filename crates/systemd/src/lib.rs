@@ -3,12 +3,16 @@
 //! A server that systemd runs has to be stopped and started by systemd: one that `pg_ctl` stops looks
 //! like a failure and is started again, and one that `pg_ctl` starts has none of the unit's limits.
 
+mod transient;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use command::Command;
 use tool::{Hinted, WithHint as _};
+
+pub use transient::Transient;
 
 /// How often a unit is asked whether it has stopped.
 const POLL: Duration = Duration::from_millis(200);
@@ -19,12 +23,12 @@ const PLACES: [&str; 2] = ["/run/current-system/sw/bin", "/usr/bin"];
 /// Where the program `name` of systemd is, if it is on `PATH` or where it usually is.
 #[must_use]
 pub fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .filter(|directory| directory.is_absolute())
-        .chain(PLACES.map(PathBuf::from))
-        .map(|directory| directory.join(name))
-        .find(|program| program.exists())
+    command::in_path(name).or_else(|| {
+        PLACES
+            .map(|directory| Path::new(directory).join(name))
+            .into_iter()
+            .find(|program| program.exists())
+    })
 }
 
 /// A service.

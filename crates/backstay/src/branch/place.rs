@@ -53,6 +53,9 @@ pub struct Record {
     pub port: u16,
     /// Whether it takes TCP connections from this machine, on that port.
     pub tcp: bool,
+    /// The unit that runs its server; nothing if the command that made it has started the server itself.
+    #[serde(default)]
+    pub unit: Option<String>,
     /// Whether it is there for one command only.
     pub is_temporary: bool,
 }
@@ -233,6 +236,7 @@ impl Record {
             expires: lifetime.1,
             port: 5432,
             tcp: false,
+            unit: None,
             is_temporary: false,
         }
     }

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use cluster::{Client, Programs, Server, connect};
+use command::Started;
 use settings::Settings;
+use systemd::Service;
 use tool::Hinted;
+
+use crate::control::{BranchUnit, Control};
 
 use super::place::{Place, Record};
 
@@ -51,12 +55,55 @@ fn settings_of(place: &Place, record: &Record) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Starts the server of a branch and waits until it answers.
+/// What runs the server of a branch.
+enum Run {
+    /// This process has started it.
+    Own(Started),
+    /// systemd has.
+    Unit(Service),
+}
+
+impl Run {
+    /// How it has ended, if it has, and what a person does to find out why.
+    fn has_ended(&mut self, place: &Place) -> Result<Option<String>> {
+        match self {
+            Self::Own(started) => {
+                let Some(status) = started.has_ended()? else {
+                    return Ok(None);
+                };
+                let log = std::fs::read_to_string(place.log()).unwrap_or_default();
+                let said: Vec<&str> = log
+                    .lines()
+                    .filter(|line| line.contains("FATAL") || line.contains("PANIC"))
+                    .collect();
+                Ok(Some(format!(
+                    "{}: {}",
+                    command::how_it_ended(status),
+                    said.join("; ")
+                )))
+            }
+            Self::Unit(service) => Ok(service.state()?.is_down().then(|| {
+                format!(
+                    "has ended: journalctl --unit={} says why",
+                    command::quoted(service.name())
+                )
+            })),
+        }
+    }
+}
+
+/// Starts the server of a branch and waits until it answers: as a unit where `control` can, and otherwise as a
+/// process that is left behind. Returns whether it is a unit.
 ///
 /// # Errors
 ///
 /// Fails when it ends before.
-pub fn start(settings: &Settings, place: &Place, record: &Record) -> Result<()> {
+pub fn start(
+    settings: &Settings,
+    place: &Place,
+    record: &Record,
+    control: Option<&mut Control>,
+) -> Result<bool> {
     // Whoever reaches the socket may do everything, and nobody but this user can. Over TCP everybody on
     // this machine can, so it takes the password that the role has.
     let mut hba = "local all all trust\n".to_owned();
@@ -66,29 +113,39 @@ pub fn start(settings: &Settings, place: &Place, record: &Record) -> Result<()> 
         );
     }
     durable_file::replace(&place.hba(), hba.as_bytes())?;
-    let server = Server::new(&settings.postgresql);
-    let mut command = server
-        .programs()
-        .command("postgres")
-        .arg("-D")
-        .arg(place.data());
+    let mut arguments = vec!["-D".to_owned(), place.data().display().to_string()];
     for (name, value) in settings_of(place, record) {
-        command = command.arg("-c").arg(format!("{name}={value}"));
+        arguments.extend(["-c".to_owned(), format!("{name}={value}")]);
     }
-    let mut started = command.start_with_log(&place.log())?;
+    let postgres = settings.postgresql.bin_directory.join("postgres");
+    let unit = BranchUnit {
+        branch: record.name.clone(),
+        directory: place.root.clone(),
+        tcp: record.tcp,
+        command: std::iter::once(postgres.display().to_string())
+            .chain(arguments.iter().cloned())
+            .collect(),
+    };
+    let is_unit = match control {
+        Some(control) => control.start_branch(&unit)?,
+        None => false,
+    };
+    let mut run = if is_unit {
+        Run::Unit(Service::new(&BranchUnit::name(
+            &settings.instance,
+            &record.name,
+        ))?)
+    } else {
+        let command = Server::new(&settings.postgresql)
+            .programs()
+            .command("postgres")
+            .args(&arguments);
+        Run::Own(command.start_with_log(&place.log())?)
+    };
     while client(settings, place, record, "postgres").is_err() {
-        if let Some(status) = started.has_ended()? {
-            let log = std::fs::read_to_string(place.log()).unwrap_or_default();
-            let said: Vec<&str> = log
-                .lines()
-                .filter(|line| line.contains("FATAL") || line.contains("PANIC"))
-                .collect();
+        if let Some(how) = run.has_ended(place)? {
             return Err(Hinted::new(
-                format!(
-                    "the server of the branch {}: {}",
-                    command::how_it_ended(status),
-                    said.join("; ")
-                ),
+                format!("the server of the branch {how}"),
                 if record.tcp {
                     "is the port free? another one can be chosen with --port"
                 } else {
@@ -99,7 +156,7 @@ pub fn start(settings: &Settings, place: &Place, record: &Record) -> Result<()> 
         }
         std::thread::sleep(POLL);
     }
-    Ok(())
+    Ok(is_unit)
 }
 
 /// Connects to a database of a branch.
