@@ -6,6 +6,7 @@ name: {
   canary = "postgresql-canary-${name}.service";
   drill = "postgresql-restore-drill-${name}.service";
   preseed = "preseed-postgresql-${name}.service";
+  replica = content: "postgresql-replica-${name}-${content}.service";
 
   # The jobs that copy into one of instance.backup.restic.all, and the units of such a job.
   job = repository: content: "postgresql-${name}-${content}${repository.jobSuffix}";

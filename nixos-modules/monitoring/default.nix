@@ -54,6 +54,7 @@ let
             maximumArchiveLagSeconds = healthCheck.maxArchiveLagSeconds;
             maximumBaseBackupAgeSeconds = healthCheck.maxBaseBackupAgeSeconds;
             maximumOffsiteLagSeconds = healthCheck.maxOffsiteLagSeconds;
+            maximumReplicaAgeSeconds = healthCheck.maxReplicaAgeSeconds;
             intervalSeconds = secondsOf healthCheck.interval;
             maximumPruneAgeSeconds = healthCheck.maxPruneAgeSeconds;
             maximumDrillAgeSeconds = healthCheck.maxDrillAgeSeconds;
@@ -257,6 +258,7 @@ in
     ./options.nix
     ./assertions.nix
     ./alerts.nix
+    ./replicas.nix
     # Read here: the instance itself, its backups and their repository, notifications.
     ../backup
     ../instances

@@ -1,5 +1,6 @@
 # What a user declares of checks, metrics, objectives and rehearsed restores of an instance.
 {
+  config,
   lib,
   pkgs,
   ...
@@ -7,6 +8,9 @@
 let
   blib = import ../lib.nix { inherit lib pkgs; };
   intervalOf = import ../backup/interval.nix { inherit lib; };
+  policy = import ../storage/policy.nix { inherit lib; };
+  replicas = import ./replicated.nix { inherit lib config; };
+  inherit (config.modules.backup) sanoid;
   inherit (lib) mkOption types;
 
   # systemd.time(7), "Parsing Time Spans". A span of 0 would run the check without a pause.
@@ -180,6 +184,31 @@ let
               How far a copy of the archive off-site may be behind, in seconds: the age of the oldest change that
               is not in it. One repository that is behind is a warning while another one is not. `null` does
               not check it.
+            '';
+          };
+
+          maxReplicaAgeSeconds = mkOption {
+            type = types.nullOr types.ints.positive;
+            default =
+              let
+                interval = intervalOf sanoid.replicationInterval;
+                between =
+                  replica:
+                  if sanoid.datasets ? ${replica.own} then
+                    policy.secondsBetween sanoid.templates sanoid.datasets.${replica.own}
+                  else
+                    null;
+                periods = map between (replicas.of config);
+              in
+              if periods == [ ] || interval == null || lib.elem null periods then
+                null
+              else
+                lib.foldl' lib.max 0 periods + interval + 60 * 60;
+            defaultText = lib.literalMD "the time between two snapshots of the dataset that has fewer of them, the time between two runs of `modules.backup.sanoid.replicationInterval`, and an hour more, or `null` where nothing is replicated or that is not known";
+            example = 14400;
+            description = ''
+              How old the newest snapshot of a replica of the data or of the archive may be, in seconds. The
+              replica itself is asked, after each transfer. `null` does not check it.
             '';
           };
 

@@ -160,16 +160,7 @@ let
   frequentPeriodsOf =
     dataset:
     let
-      # What sanoid ends up with: the templates in their order, then what the dataset says itself.
-      layers =
-        map (template: cfg.templates.${template}) (
-          lib.filter (template: cfg.templates ? ${template}) dataset.useTemplate
-        )
-        ++ [ (lib.filterAttrs (_: value: value != null) dataset.retention) ];
-      effective = lib.foldl' (a: b: a // b) {
-        frequently = 0;
-        frequentPeriodMinutes = 15;
-      } layers;
+      effective = policy.effective cfg.templates dataset;
     in
     lib.optional (effective.frequently > 0) effective.frequentPeriodMinutes;
 

@@ -184,6 +184,7 @@ let
     else
       {
         inherit source;
+        unit = "${syncoidUnit source}.service";
         local = isLocal;
         host = replication.targetHost;
         port = unlessLocal replication.targetPort;

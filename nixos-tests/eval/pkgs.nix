@@ -87,6 +87,7 @@ let
     "pg-preseed"
     "pg-provision"
     "pg-prune"
+    "pg-replica"
     "pg-restore-wal"
   ] (
     pname:

@@ -83,7 +83,7 @@ class Duty:
 DUTIES = [
     Duty(
         "reaches other hosts",
-        re.compile(r"(notify|notify-recovered)@|restic-|preseed-|postgresql-restore-drill-|syncoid-"),
+        re.compile(r"(notify|notify-recovered)@|restic-|preseed-|postgresql-restore-drill-|postgresql-replica-|syncoid-"),
         "RestrictAddressFamilies",
         re.compile(r"AF_INET6?"),
         {"PrivateNetwork": None, "IPAddressDeny": None, "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6"},

@@ -19,6 +19,7 @@
   testScript = ''
     import json
     import shlex
+    from typing import Any
 
     MAIN = "tank/services/postgresql/main"
     REPLICA = "vault/machine/main"
@@ -26,6 +27,12 @@
     HOME = "/var/lib/zfs-replication"
     RECEIVING = "change-key,compression,create,mount,mountpoint,receive"
     SENDING = "bookmark,hold,send"
+    # sshd of the second machine.
+    SERVE = (
+        f"systemd-run --quiet --unit=nas $(readlink -f $(command -v sshd)) -D -e -f /dev/null -h {LAB}/host-key"
+        f" -o ListenAddress=127.0.0.2 -o AuthorizedKeysFile={LAB}/authorized -o StrictModes=no -o UsePAM=no -o PidFile=none"
+        " -o SetEnv=PATH=/run/current-system/sw/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    )
     ROWS = "SELECT count(*), md5(string_agg(t::text, E'\\n' ORDER BY id)) FROM orders AS t"
 
 
@@ -64,6 +71,20 @@
         machine.succeed(f"({before} echo {shlex.quote(line)}) > {file}.new && mv {file}.new {file}")
 
 
+    def asked(content: str) -> bool:
+        """Asks a replica what it holds, and returns whether it answered."""
+        status, _ = machine.execute(f"systemctl start postgresql-replica-main-{content}.service", timeout=300)
+        return status == 0
+
+
+    def noted(content: str) -> dict[str, Any]:
+        return json.loads(machine.succeed(f"cat /var/lib/backstay/main/replica-{content}.json"))
+
+
+    def newest(dataset: str) -> str:
+        return snapshots(dataset)[-1].split()[0]
+
+
     machine.start()
     machine.succeed("zpool create -m none tank /dev/vdb", "zpool create -m none vault /dev/vdc")
     # What is encrypted is readable on the target only if it was not sent as it is on disk.
@@ -91,9 +112,7 @@
         f"cp {HOME}/.ssh/id_ed25519.pub {LAB}/authorized",
         f"chown -R zfs-replication: {HOME}",
         "useradd --password '*' --shell /bin/sh --create-home receiver",
-        f"systemd-run --quiet --unit=nas $(readlink -f $(command -v sshd)) -D -e -f /dev/null -h {LAB}/host-key"
-        f" -o ListenAddress=127.0.0.2 -o AuthorizedKeysFile={LAB}/authorized -o StrictModes=no -o UsePAM=no -o PidFile=none"
-        " -o SetEnv=PATH=/run/current-system/sw/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        SERVE,
         # As the option for the target's user says.
         f"zfs allow -u receiver {RECEIVING} vault/machine",
     )
@@ -117,6 +136,31 @@
         t.assertEqual(rights("vault/machine").split(), ["user", "zfs-replication", RECEIVING])
         t.assertEqual(rights(MAIN).split(), ["user", "zfs-replication", SENDING])
 
+    with subtest("a replica is as old as the replica says, and one that cannot be asked says nothing"):
+        # The settings have the key that nobody has.
+        t.assertFalse(asked("wal"))
+        machine.fail("test -e /var/lib/backstay/main/replica-wal.json")
+        declared = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJhY2tzdGF5L2V4YW1wbGUvbm90LWEtcmVhbC1r"
+        settings = machine.succeed("cat /etc/backstay/main.json").replace(declared, key)
+        replace("/etc/backstay/main.json", settings, keep=False)
+        # After a transfer it is asked without being told to.
+        send(MAIN + "-wal")
+        machine.wait_until_succeeds("test -e /var/lib/backstay/main/replica-wal.json", timeout=300)
+        t.assertEqual(noted("wal")["newest"]["name"], newest(REPLICA + "-wal"))
+        # What was sent is lost there; here everything looks as before.
+        machine.succeed(f"zfs rename {REPLICA}-wal vault/aside")
+        t.assertTrue(asked("wal"))
+        t.assertIsNone(noted("wal")["newest"])
+        machine.succeed(f"zfs rename vault/aside {REPLICA}-wal")
+        t.assertTrue(asked("wal"))
+        known = noted("wal")
+        machine.succeed("systemctl stop nas.service")
+        t.assertFalse(asked("wal"))
+        t.assertEqual(noted("wal"), known)
+        machine.succeed(SERVE)
+        _, health = machine.execute("runuser -u postgres -- /usr/lib/backstay/bin/pg-healthcheck --config /etc/backstay/main.json --json", timeout=300)
+        t.assertGreater(json.loads(health)["replicaAgeSeconds"]["wal"], 0)
+
     with subtest("the transfer is broken off, and goes on where it was"):
         machine.succeed("pkill -KILL -x zfs")
         machine.wait_until_succeeds(f"systemctl is-failed {unit(MAIN)}", timeout=300)
@@ -125,6 +169,9 @@
         t.assertIn("Resuming interrupted zfs send/receive", send(MAIN))
         t.assertEqual(snapshots(REPLICA), snapshots(MAIN))
         t.assertEqual(rights(MAIN, "vault/machine", REPLICA), "")
+        machine.wait_until_succeeds("test -e /var/lib/backstay/main/replica-data.json", timeout=300)
+        t.assertTrue(asked("data"))
+        t.assertEqual(noted("data")["newest"]["name"], newest(REPLICA))
         # The target has never seen the key.
         properties = machine.succeed(f"zfs get -H -o value mounted,readonly,encryption,keystatus {REPLICA}").split()
         t.assertEqual(properties, ["no", "on", "aes-256-gcm", "unavailable"])

@@ -13,7 +13,7 @@ use textfile::table::{
     HEALTH_LAST_CHECK, HEALTH_STATUS, IN_RECOVERY, INSTANCE_SINCE, LONGEST_TRANSACTION,
     MAXIMUM_AGE, MULTIXACT_AGE, OBJECTIVE, OFFSITE_EXPOSURE, OFFSITE_LAST_SUCCESS,
     PRESEED_LAST_COMPLETION, PRESEED_LAST_DURATION, PRESEED_RESTORED, PRESEED_STATUS,
-    PRUNE_LAST_RUN, PRUNE_LAST_RUN_SUCCESS, PRUNE_REMOVED_BACKUPS, PRUNE_REMOVED_WAL,
+    PRUNE_LAST_RUN, PRUNE_LAST_RUN_SUCCESS, PRUNE_REMOVED_BACKUPS, PRUNE_REMOVED_WAL, REPLICA_AGE,
     REPLICATION_LAG, SIZE_BYTES, SLOT_RETAINED, TIME_TO_FULL, UP, WAL_BYTES, WAL_FAILURES,
     WAL_FILES_PRESENT, WAL_LAST_SUCCESS, WAL_MISSING, WAL_NOT_ARCHIVED, WAL_WAITING,
     WAL_WAITING_SINCE, WINDOW_START, XID_AGE,
@@ -203,6 +203,16 @@ fn losses() -> Vec<Panel> {
             vec![
                 (of(&OFFSITE_EXPOSURE), "{{cluster}} {{repository}}"),
                 (objective("offsite-rpo"), "{{cluster}} objective"),
+            ],
+        ),
+        panel(
+            "Age of the newest snapshot of each replica",
+            Kind::Lines,
+            Scale::Seconds,
+            12,
+            vec![
+                (of(&REPLICA_AGE), "{{cluster}} {{content}}"),
+                (limit("replica"), "{{cluster}} limit"),
             ],
         ),
         panel(

@@ -83,6 +83,11 @@ checks! {
         Some("A copy of PostgreSQL instance {instance} off-site is behind, and another one is not"),
         "If the whole machine is lost now, more committed changes are lost than was declared.",
         "pg-healthcheck --config /etc/backstay/{instance}.json; systemctl list-timers --all 'restic-backups-postgresql-{instance}-*'; journalctl --unit 'restic-backups-postgresql-{instance}-*' --since -1d";
+    "replica" "PostgreSQLReplica"
+        Some("A replica of PostgreSQL instance {instance} holds no snapshot that is young enough"),
+        None,
+        "What was committed since its newest snapshot is lost with this host, unless it is copied in another way.",
+        "pg-healthcheck --config /etc/backstay/{instance}.json; journalctl --unit 'syncoid-*' --unit 'postgresql-replica-{instance}-*' --since -1d; systemctl list-timers --all 'syncoid-*'";
     "recovery-time" "PostgreSQLRestoreTooSlow"
         None,
         Some("A restore of PostgreSQL instance {instance} takes longer than its objective"),

@@ -89,7 +89,7 @@ fn value_of(metric: &Metric, now: f64) -> Option<f64> {
 /// The values of a metric's label, as far as rules know them.
 fn values_of(metric: &Metric) -> Vec<&'static str> {
     match metric.labels {
-        ["of"] => vec!["check", "base-backup", "prune", "drill"],
+        ["of"] => vec!["check", "base-backup", "prune", "drill", "replica"],
         ["objective"] => vec!["rpo", "offsite-rpo", "rto"],
         ["check"] => alerts::checks().collect(),
         _ => vec!["x"],

@@ -78,7 +78,7 @@ fn every_metric_is_read_by_a_rule_or_a_panel() {
 
 #[test]
 fn a_selector_names_labels_that_the_metric_has_and_values_that_there_are() {
-    let of_jobs = ["check", "base-backup", "prune", "drill"];
+    let of_jobs = ["check", "base-backup", "prune", "drill", "replica"];
     let objectives = ["rpo", "offsite-rpo", "rto"];
     for expression in rules()
         .into_iter()

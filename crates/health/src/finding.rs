@@ -106,6 +106,8 @@ checks! {
     BaseBackup = "base-backup",
     /// Copies off-site are as fresh as declared.
     OffSite = "off-site",
+    /// Replicas of the datasets hold snapshots that are young enough.
+    Replica = "replica",
     /// A restore takes as long as it may.
     RecoveryTime = "recovery-time",
     /// A restore was rehearsed not long ago, and the last rehearsal succeeded.

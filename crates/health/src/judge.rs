@@ -5,10 +5,11 @@ mod backups;
 mod copies;
 mod drill;
 mod durability;
+mod replicas;
 mod server;
 mod storage;
 
-use settings::Settings;
+use settings::{ReplicaContent, Settings};
 use wal::Lsn;
 
 use crate::finding::{Check, Severity, Verdict};
@@ -30,6 +31,8 @@ pub struct Measured {
     pub window_start: Option<f64>,
     /// Indexes that were built with another collation.
     pub outdated_indexes: Option<usize>,
+    /// The age of the newest snapshot of each replica.
+    pub replica_age_seconds: Vec<(ReplicaContent, f64)>,
     /// When each place is full.
     pub seconds_to_full: Vec<(String, f64)>,
 }
@@ -50,6 +53,7 @@ pub fn judge(seen: &Instance, settings: &Settings, history: &History) -> (Verdic
     judge.archive();
     judge.base_backups();
     judge.off_site();
+    judge.replicas();
     judge.recovery_time();
     judge.drill();
     judge.storage();

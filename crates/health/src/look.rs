@@ -54,6 +54,7 @@ pub fn at(settings: &Settings) -> Instance {
         archive,
         backups,
         copies: copies::of(settings),
+        replicas: copies::replicas(settings),
         drill: copies::drill(settings),
         storage: storage::of(&places),
         server,

@@ -58,6 +58,8 @@ struct Report<'a> {
     missing_files: Option<u64>,
     /// The same for each repository off-site.
     offsite_exposure_seconds: BTreeMap<&'a str, f64>,
+    /// Age of the newest snapshot of each replica.
+    replica_age_seconds: BTreeMap<&'a str, f64>,
     window_start: Option<Timestamp>,
 }
 
@@ -85,6 +87,11 @@ pub fn json(
             .offsite_exposure_seconds
             .iter()
             .map(|(repository, seconds)| (repository.as_str(), *seconds))
+            .collect(),
+        replica_age_seconds: measured
+            .replica_age_seconds
+            .iter()
+            .map(|(content, seconds)| (content.name(), *seconds))
             .collect(),
         window_start: measured.window_start.and_then(moment),
     };
@@ -170,6 +177,9 @@ pub fn metrics(
             file.set(metric, value);
         }
     }
+    for (content, seconds) in &measured.replica_age_seconds {
+        file.set_for(&table::REPLICA_AGE, &[content.name()], *seconds);
+    }
     for (repository, seconds) in &measured.offsite_exposure_seconds {
         file.set_for(&table::OFFSITE_EXPOSURE, &[repository], *seconds);
     }
@@ -209,6 +219,7 @@ fn limits(file: &mut File, settings: &Settings) {
         ("base-backup", health.maximum_base_backup_age_seconds),
         ("prune", health.maximum_prune_age_seconds),
         ("drill", health.maximum_drill_age_seconds),
+        ("replica", health.maximum_replica_age_seconds),
     ] {
         if let Some(seconds) = seconds {
             file.set_for(&table::MAXIMUM_AGE, &[of], seconds.into());

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use instance_state::{DrillRecord, OffSiteRecord};
+use instance_state::{DrillRecord, OffSiteRecord, ReplicaRecord};
 use restore_plan::{ArchiveContents, StartingPoint};
-use settings::ResticContent;
+use settings::{ReplicaContent, ResticContent};
 use wal::{Lsn, SystemIdentifier, TimelineId};
 
 /// Something that could be seen, or why not, with a hint.
@@ -52,6 +52,8 @@ pub struct Instance {
     pub backups: Option<Seen<Backups>>,
     /// What was noted of each declared copy off-site.
     pub copies: Vec<NotedCopy>,
+    /// What was noted of each declared replica.
+    pub replicas: Vec<NotedReplica>,
     /// What the last rehearsed restore came to, if there was one.
     pub drill: Seen<Option<DrillRecord>>,
     /// The places that the instance writes to.
@@ -67,6 +69,15 @@ pub struct NotedCopy {
     pub content: ResticContent,
     /// The note of the last copy that succeeded, if there is one.
     pub record: Seen<Option<OffSiteRecord>>,
+}
+
+/// What was noted of a replica by the unit that asks it.
+#[derive(Clone, Debug)]
+pub struct NotedReplica {
+    /// What it is of.
+    pub content: ReplicaContent,
+    /// What it said when it answered last, if it ever did.
+    pub record: Seen<Option<ReplicaRecord>>,
 }
 
 /// The server, as it answers.

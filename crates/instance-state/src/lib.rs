@@ -7,6 +7,7 @@ mod drill;
 mod off_site;
 mod preseed;
 mod recovery;
+mod replica;
 
 use std::fmt;
 use std::fs;
@@ -24,6 +25,7 @@ pub use preseed::{
     PreseedOutcome, PreseedRecord, PreseedStep, Restored, SourceAnswer, base_backup_request,
 };
 pub use recovery::{RecoveryRecord, RecoveryState};
+pub use replica::{ReplicaRecord, ReplicaSnapshot};
 
 /// Version of the form of these files.
 const FORMAT_VERSION: u32 = 1;

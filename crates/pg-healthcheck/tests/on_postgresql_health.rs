@@ -4,10 +4,11 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use archive::Archive;
+use command::Command;
 use serde_json::{Value, json};
 use testbed::{Cluster, ClusterOptions, Run, StopMode, Testbed, wait_until};
 
@@ -523,6 +524,84 @@ fn h12_a_quiet_day_stays_green() -> Result<()> {
         ensure!(code == Some(0), "{clock}: {findings:#?}");
     }
     Ok(())
+}
+
+#[test]
+fn h12_an_instance_that_is_being_restored_stays_well() -> Result<()> {
+    let patient = Patient::with(&json!({}), &["hot_standby = on"])?;
+    let cluster = &patient.cluster;
+    for number in 0..3 {
+        cluster.psql(&format!("INSERT INTO rows VALUES ({number}, 'x')"))?;
+        cluster.archive_everything()?;
+    }
+    cluster.stop(StopMode::Fast)?;
+    let gate = patient.testbed.path().join("gate");
+    fs::create_dir(&gate)?;
+    fs::remove_dir_all(cluster.data())?;
+    Command::new("/bin/cp")
+        .arg("-a")
+        .arg(patient.newest_backup()?)
+        .arg(cluster.data())
+        .run()?;
+    fs::set_permissions(cluster.data(), Permissions::from_mode(0o700))?;
+    fs::write(cluster.data().join("recovery.signal"), "")?;
+    // Each segment comes when it is let through, and is replayed before the next one is asked for.
+    cluster.configure("recovery_prefetch = off")?;
+    cluster.configure(&format!(
+        "restore_command = 'case %f in *.history) ;; *) touch {gate}/%f; until test -e {gate}/%f.go || test -e {gate}/all; do sleep 0.05; done ;; esac; {fetch}'",
+        gate = gate.display(),
+        fetch = cluster.program("pg-restore-wal", ["%f", "%p"])?.line(),
+    ))?;
+    let stays_well = |when: &str| -> Result<()> {
+        let (code, findings) = patient.check()?;
+        ensure!(code == Some(0), "{when}: {findings:#?}");
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let start = scope.spawn(|| cluster.start());
+        let outcome = (|| {
+            // Nobody is let in yet.
+            wait_until("the server asks for the first segment", || {
+                Ok(fs::read_dir(&gate)?.next().map(drop))
+            })?;
+            ensure!(cluster.psql("SELECT 1").is_err());
+            stays_well("before it is consistent")?;
+            // Segment for segment, until somebody is; each has its time to be replayed.
+            let mut released: Option<Instant> = None;
+            wait_until("the server lets somebody in", || {
+                if cluster.psql("SELECT 1").is_ok() {
+                    return Ok(Some(()));
+                }
+                if released.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+                    released = Some(Instant::now());
+                    for entry in fs::read_dir(&gate)? {
+                        let name = entry?.file_name();
+                        let name = name.to_string_lossy();
+                        if !name.ends_with(".go") {
+                            fs::write(gate.join(format!("{name}.go")), "")?;
+                        }
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(100));
+                Ok(None)
+            })?;
+            assert_eq!(cluster.psql("SELECT pg_is_in_recovery()")?, "t");
+            stays_well("while it replays")
+        })();
+        // Whatever came of it, nothing waits any more.
+        fs::write(gate.join("all"), "")?;
+        match start.join() {
+            Ok(started) => started?,
+            Err(_) => bail!("the start panicked"),
+        }
+        outcome
+    })?;
+    cluster.wait_until_promoted()?;
+    assert_eq!(
+        cluster.psql("SELECT count(*) FROM rows WHERE t = 'x'")?,
+        "3"
+    );
+    patient.is_well_again()
 }
 
 #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::problem::{
     Findings, LONGEST_DEADLINE_SECONDS, is_dataset_name, is_plain_name, is_service_name,
 };
+use crate::ssh::SshHost;
 
 /// A restic repository that receives copies of the WAL archive and of the base backups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -74,6 +75,47 @@ pub struct Snapshots {
     /// The dataset of the WAL archive.
     #[serde(default)]
     pub archive_dataset: Option<String>,
+    /// Where the snapshots are sent to.
+    #[serde(default)]
+    pub replicas: Vec<Replica>,
+}
+
+/// A dataset that the snapshots of one of the instance's datasets are sent to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Replica {
+    /// What is sent there.
+    pub content: ReplicaContent,
+    /// The other machine, and how to log in there. Without it the dataset is on this one.
+    #[serde(default)]
+    pub ssh: Option<SshHost>,
+    /// The dataset there.
+    pub dataset: String,
+    /// The systemd service that sends.
+    pub unit: String,
+}
+
+/// What is sent to a replica.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub enum ReplicaContent {
+    /// The data directory.
+    Data,
+    /// The WAL archive.
+    Wal,
+}
+
+impl ReplicaContent {
+    /// Its word in the settings, in names of files and in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Wal => "wal",
+        }
+    }
 }
 
 /// How `pg-drill` rehearses a restore.
@@ -222,6 +264,33 @@ impl Snapshots {
                 "snapshots.archiveDataset",
                 format!("\"{}\" is snapshots.dataset too", self.dataset),
             );
+        }
+        findings.distinct(
+            self.replicas.iter().map(|replica| replica.content.name()),
+            |index| format!("snapshots.replicas.[{index}].content"),
+        );
+        for (index, replica) in self.replicas.iter().enumerate() {
+            replica.check(&format!("snapshots.replicas.[{index}]"), findings);
+        }
+    }
+}
+
+impl Replica {
+    fn check(&self, key: &str, findings: &mut Findings) {
+        if !is_dataset_name(&self.dataset) {
+            findings.say(
+                format!("{key}.dataset"),
+                format!("\"{}\" is no name of a dataset", self.dataset),
+            );
+        }
+        if !is_service_name(&self.unit) {
+            findings.say(
+                format!("{key}.unit"),
+                format!("\"{}\" is not the name of a systemd service", self.unit),
+            );
+        }
+        if let Some(ssh) = &self.ssh {
+            ssh.check(&format!("{key}.ssh"), findings);
         }
     }
 }

@@ -15,6 +15,7 @@ mod postgresql;
 mod preseed;
 mod problem;
 mod reading;
+mod ssh;
 mod watching;
 
 use std::path::{Path, PathBuf};
@@ -25,13 +26,15 @@ use serde::{Deserialize, Serialize};
 pub use archive::{Algorithm, Archive, Compression};
 pub use base_backup::{BaseBackup, Format, Incremental, Retention, TarCompression};
 pub use copies::{
-    Canary, Drill, DrillCheck, DrillSource, ResticContent, ResticJob, ResticRepository, Snapshots,
+    Canary, Drill, DrillCheck, DrillSource, Replica, ReplicaContent, ResticContent, ResticJob,
+    ResticRepository, Snapshots,
 };
 pub use datasets::{Dataset, Datasets, Mountpoint};
 pub use notifications::Notifications;
 pub use postgresql::{Initdb, LocaleProvider, Postgresql};
 pub use preseed::{Choose, DeclaredRecovery, Preseed, PreseedSource, ResticSource, SyncoidSource};
 pub use problem::{Problem, Problems};
+pub use ssh::SshHost;
 pub use watching::{HealthCheck, Metrics, Objectives};
 
 use crate::problem::{Findings, is_instance_name, what_is_wrong_with};
@@ -116,7 +119,16 @@ const STAND_INS: &str = r#"{
         "name": "name", "repository": "repository", "passwordFile": "/password-file",
         "jobs": [{ "job": "wal", "unit": "job.service" }]
     }],
-    "snapshots": { "dataset": "pool/dataset" },
+    "snapshots": {
+        "dataset": "pool/dataset",
+        "replicas": [{
+            "content": "data", "dataset": "pool/replica", "unit": "replicate.service",
+            "ssh": {
+                "host": "host", "user": "user", "sshKeyFile": "/ssh-key-file",
+                "knownHosts": "host kind key"
+            }
+        }]
+    },
     "drill": {
         "directory": "/drill-directory",
         "checks": [{ "database": "postgres", "query": "select 1" }],

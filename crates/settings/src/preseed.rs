@@ -8,9 +8,8 @@ use restore_plan::{Target, TimelineChoice};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::problem::{
-    Findings, LONGEST_DEADLINE_SECONDS, is_dataset_name, is_plain_name, what_is_wrong_with,
-};
+use crate::problem::{Findings, LONGEST_DEADLINE_SECONDS, is_dataset_name, is_plain_name};
+use crate::ssh::SshHost;
 
 /// How `pg-preseed` fills an empty data directory before the first start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -78,20 +77,12 @@ pub enum PreseedSource {
 /// A dataset on another machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncoidSource {
-    /// The other machine.
-    pub host: String,
-    /// The user there.
-    pub user: String,
-    /// The port of its SSH server.
-    pub port: u16,
+    /// The other machine, and how to log in there.
+    pub ssh: SshHost,
     /// The dataset of the data directory there.
     pub dataset: String,
     /// The dataset that it becomes here.
     pub target_dataset: String,
-    /// The private key.
-    pub ssh_key_file: PathBuf,
-    /// A line as in `known_hosts(5)` with the key that the other machine has to show.
-    pub known_hosts: String,
     /// Options for `zfs send`, as syncoid's `--sendoptions` takes them.
     pub send_options: Option<String>,
     /// Options for `zfs receive`, as syncoid's `--recvoptions` takes them.
@@ -251,13 +242,15 @@ impl TryFrom<SourceForm> for PreseedSource {
                     (None, Some(_)) => return Err("missing field `archiveDataset`".into()),
                 };
                 Self::Syncoid(Box::new(SyncoidSource {
-                    host: required(host, "host")?,
-                    user: required(user, "user")?,
-                    port: port.unwrap_or(SSH_PORT),
+                    ssh: SshHost {
+                        host: required(host, "host")?,
+                        user: required(user, "user")?,
+                        port: port.unwrap_or(SshHost::PORT),
+                        ssh_key_file: required(ssh_key_file, "sshKeyFile")?,
+                        known_hosts: required(known_hosts, "knownHosts")?,
+                    },
                     dataset: required(dataset, "dataset")?,
                     target_dataset: required(target_dataset, "targetDataset")?,
-                    ssh_key_file: required(ssh_key_file, "sshKeyFile")?,
-                    known_hosts: required(known_hosts, "knownHosts")?,
                     send_options,
                     receive_options,
                     archive,
@@ -276,9 +269,6 @@ impl TryFrom<SourceForm> for PreseedSource {
         })
     }
 }
-
-/// The port of an SSH server that was not told otherwise.
-const SSH_PORT: u16 = 22;
 
 impl From<PreseedSource> for SourceForm {
     fn from(source: PreseedSource) -> Self {
@@ -303,13 +293,13 @@ impl From<PreseedSource> for SourceForm {
             PreseedSource::Syncoid(source) => {
                 let (archive_dataset, archive_target_dataset) = source.archive.unzip();
                 Self {
-                    host: Some(source.host),
-                    user: Some(source.user),
-                    port: Some(source.port),
+                    host: Some(source.ssh.host),
+                    user: Some(source.ssh.user),
+                    port: Some(source.ssh.port),
                     dataset: Some(source.dataset),
                     target_dataset: Some(source.target_dataset),
-                    ssh_key_file: Some(source.ssh_key_file),
-                    known_hosts: Some(source.known_hosts),
+                    ssh_key_file: Some(source.ssh.ssh_key_file),
+                    known_hosts: Some(source.ssh.known_hosts),
                     send_options: source.send_options,
                     receive_options: source.receive_options,
                     archive_dataset,
@@ -440,35 +430,7 @@ impl PreseedSource {
 
 impl SyncoidSource {
     fn check(&self, key: &str, findings: &mut Findings) {
-        // ssh and syncoid would read a leading hyphen as an option, and `@` and `:` as separators.
-        for (name, value, what) in [("host", &self.host, "host"), ("user", &self.user, "user")] {
-            let is_plain = (1..=255).contains(&value.len())
-                && !value.starts_with('-')
-                && value
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-            if !is_plain {
-                findings.say(
-                    format!("{key}.{name}"),
-                    format!("\"{value}\" is no name of a {what}"),
-                );
-            }
-        }
-        if self.port == 0 {
-            findings.say(format!("{key}.port"), "0 is no port; use 1 to 65535");
-        }
-        if let Some(what) = what_is_wrong_with(&self.ssh_key_file) {
-            findings.say(format!("{key}.sshKeyFile"), what);
-        }
-        if self.known_hosts.contains('\n') || self.known_hosts.split_whitespace().count() < 3 {
-            findings.say(
-                format!("{key}.knownHosts"),
-                format!(
-                    "{:?} is not one line with a host, a kind of key and the key",
-                    self.known_hosts
-                ),
-            );
-        }
+        self.ssh.check(key, findings);
         for (name, options) in [
             ("sendOptions", &self.send_options),
             ("receiveOptions", &self.receive_options),

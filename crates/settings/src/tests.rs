@@ -283,7 +283,7 @@ fn every_kind_of_source_is_read() {
     else {
         panic!("{:?}", preseed.sources);
     };
-    assert_eq!((syncoid.port, syncoid.archive.as_ref()), (22, None));
+    assert_eq!((syncoid.ssh.port, syncoid.archive.as_ref()), (22, None));
     assert_eq!(dataset, "tank/pg/main");
     assert_eq!(restic.environment_file, None);
     let written = serde_json::to_string(&settings).unwrap();
@@ -377,13 +377,22 @@ fn copies_and_rehearsals_name_what_they_need() {
                 { "name": "nas", "repository": "/r", "passwordFile": "/p", "environmentFile": "/e",
                   "jobs": [ { "job": "wal", "unit": "restic-backups-postgresql-main-wal.service" }, { "job": "base", "unit": "b.service" } ] },
                 { "name": "cloud", "repository": "s3:https://s3.example/bucket", "passwordFile": "/p" } ],
-           "snapshots": { "dataset": "tank/pg/main", "archiveDataset": "tank/pg/main-wal" },
+           "snapshots": { "dataset": "tank/pg/main", "archiveDataset": "tank/pg/main-wal", "replicas": [
+                { "content": "data", "dataset": "vault/main", "unit": "syncoid-tank-pg-main.service" },
+                { "content": "wal", "dataset": "b/main-wal", "unit": "syncoid-tank-pg-main-wal.service", "ssh":
+                  { "host": "nas", "user": "backup", "sshKeyFile": "/k", "knownHosts": "nas ssh-ed25519 AAAA" } } ] },
            "drill": { "directory": "/drill", "sources": ["local", "restic", "snapshot"],
                       "checks": [ { "database": "app", "query": "select count(*) > 0 from orders" } ],
                       "canary": {} }"#,
     );
     let settings = Settings::parse(&text).unwrap();
-    assert_eq!(settings.snapshots.unwrap().dataset, "tank/pg/main");
+    let snapshots = settings.snapshots.unwrap();
+    assert_eq!(snapshots.dataset, "tank/pg/main");
+    let [here, there] = snapshots.replicas.as_slice() else {
+        panic!("{:?}", snapshots.replicas);
+    };
+    assert_eq!((here.content, &here.ssh), (ReplicaContent::Data, &None));
+    assert_eq!(there.ssh.as_ref().unwrap().port, 22);
     let drill = settings.drill.unwrap();
     assert_eq!(drill.deadline_seconds, 14_400);
     let canary = drill.canary.unwrap();
@@ -398,7 +407,10 @@ fn copies_and_rehearsals_name_what_they_need() {
                 { "name": "a", "repository": "", "passwordFile": "p",
                   "jobs": [ { "job": "wal", "unit": "x" }, { "job": "wal", "unit": "y.service" } ] },
                 { "name": "a", "repository": "/r", "passwordFile": "/p", "environmentFile": "../e" } ],
-               "snapshots": { "dataset": "tank/a", "archiveDataset": "tank/a" },
+               "snapshots": { "dataset": "tank/a", "archiveDataset": "tank/a", "replicas": [
+                    { "content": "data", "dataset": "1/b", "unit": "x" },
+                    { "content": "data", "dataset": "b", "unit": "x.service", "ssh":
+                      { "host": "-o", "user": "a", "port": 0, "sshKeyFile": "k", "knownHosts": "nas" } } ] },
                "drill": { "directory": "/drill", "sources": ["local", "local"], "deadlineSeconds": 0,
                           "checks": [ { "database": "", "query": " " } ],
                           "canary": { "database": "postgres", "intervalSeconds": 0, "rowsKept": 1 } }"#,
@@ -418,6 +430,13 @@ fn copies_and_rehearsals_name_what_they_need() {
             r#"restic.[1].environmentFile: "../e" is not an absolute path"#,
             r#"restic.[1].name: "a" is there twice"#,
             r#"snapshots.archiveDataset: "tank/a" is snapshots.dataset too"#,
+            r#"snapshots.replicas.[0].dataset: "1/b" is no name of a dataset"#,
+            r#"snapshots.replicas.[0].unit: "x" is not the name of a systemd service"#,
+            r#"snapshots.replicas.[1].content: "data" is there twice"#,
+            r#"snapshots.replicas.[1].ssh.host: "-o" is no name of a host"#,
+            r#"snapshots.replicas.[1].ssh.knownHosts: "nas" is not one line with a host, a kind of key and the key"#,
+            "snapshots.replicas.[1].ssh.port: 0 is no port; use 1 to 65535",
+            r#"snapshots.replicas.[1].ssh.sshKeyFile: "k" is not an absolute path"#,
         ],
     );
     assert_problems(

@@ -65,6 +65,9 @@ pub struct HealthCheck {
     /// that is not in it. Without it any age will do.
     #[serde(default)]
     pub maximum_offsite_lag_seconds: Option<u32>,
+    /// How old the newest snapshot of a replica may be, in seconds. Without it any age will do.
+    #[serde(default)]
+    pub maximum_replica_age_seconds: Option<u32>,
     /// How many of the possible connections may be in use, in per cent.
     #[serde(default = "default_connections_percent")]
     pub maximum_connections_percent: u32,
@@ -99,6 +102,7 @@ impl Default for HealthCheck {
             maximum_prune_age_seconds: None,
             maximum_drill_age_seconds: None,
             maximum_offsite_lag_seconds: None,
+            maximum_replica_age_seconds: None,
             maximum_connections_percent: default_connections_percent(),
             maximum_used_percent: default_used_percent(),
             maximum_transaction_seconds: default_transaction(),
@@ -149,6 +153,10 @@ impl HealthCheck {
             (
                 "healthCheck.maximumOffsiteLagSeconds",
                 self.maximum_offsite_lag_seconds,
+            ),
+            (
+                "healthCheck.maximumReplicaAgeSeconds",
+                self.maximum_replica_age_seconds,
             ),
         ] {
             findings.range_if_set(key, seconds, &(1..=u32::MAX));

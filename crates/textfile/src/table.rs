@@ -209,6 +209,8 @@ metrics! {
             "Age of the oldest known change that is not in the copy of the archive in this repository, 0 if there is none";
         OFFSITE_LAST_SUCCESS = "postgresql_offsite_last_success_timestamp" ["repository", "content"] Timestamp,
             "When the last good copy of the archive (wal) or of the base backups (base) into this repository began";
+        REPLICA_AGE = "postgresql_replica_age_seconds" ["content"] Seconds,
+            "Age of the newest snapshot that the replica of the data (data) or of the archive (wal) had when it answered last; before the first, the age of the instance";
         WINDOW_START = "postgresql_recovery_window_start_timestamp" [] Timestamp,
             "The earliest moment that can be restored; absent if none can";
         OBJECTIVE = "postgresql_objective_seconds" ["objective"] Seconds,
@@ -216,7 +218,7 @@ metrics! {
         INSTANCE_SINCE = "postgresql_instance_since_timestamp" [] Timestamp,
             "Since when this host has had this cluster; absent if that is not known";
         MAXIMUM_AGE = "postgresql_maximum_age_seconds" ["of"] Seconds,
-            "How old the newest check, base-backup, prune or drill may get; absent for what is not declared";
+            "How old the newest check, base-backup, prune, drill or snapshot of a replica may get; absent for what is not declared";
         DUMP_MAXIMUM_AGE = "postgresql_dump_maximum_age_seconds" ["database"] Seconds,
             "How old the newest dump of this database may get; absent if that is not declared";
         FREE_BYTES = "postgresql_storage_free_bytes" ["place"] Bytes,

@@ -303,6 +303,7 @@ in
       '';
       enabled = map (name: "/etc/systemd/system/timers.target.wants/postgresql-${name}-main.timer") [
         "basebackup"
+        "branches"
         "healthcheck"
         "restore-drill"
         "walprune"
@@ -1274,4 +1275,33 @@ in
       null
     ];
   };
+
+  # Branches.
+
+  "test branches whose time is over are removed by a timer, where there are any" =
+    let
+      unit = "postgresql-branches-main.service";
+      of = directive: values directive unit plain;
+    in
+    {
+      expr = {
+        start = of "ExecStart";
+        user = of "User";
+        condition = of "ConditionDirectoryNotEmpty";
+        writes = lib.head (of "ReadWritePaths");
+        when = values "OnCalendar" "postgresql-branches-main.timer" plain;
+        # Without an archive no branch can be made.
+        without = (host { backup.enable = false; }).units ? ${unit};
+      };
+      expected = {
+        start = [
+          "/usr/lib/backstay/bin/backstay branch destroy main --expired --config /etc/backstay/main.json"
+        ];
+        user = [ "postgres" ];
+        condition = [ "/var/lib/postgresql/main/16.branches" ];
+        writes = "-/var/lib/postgresql/main/16.branches";
+        when = [ "*:0/10" ];
+        without = false;
+      };
+    };
 }

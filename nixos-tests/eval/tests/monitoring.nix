@@ -16,6 +16,14 @@ let
       parentDataset = "tank/services";
     };
   };
+  hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJhY2tzdGF5L2V4YW1wbGUvbm90LWEtcmVhbC1r";
+  replicatedData.modules.backup.sanoid.datasets."tank/services/postgresql/main".replication = {
+    targetHost = "nas.example.org";
+    targetPort = 2222;
+    targetUser = "receiver";
+    targetDataset = "backup/forge/main";
+    inherit hostKey;
+  };
   nas = {
     modules.backup.restic.repositories.nas = {
       url = "rest:https://nas.example.org/forge";
@@ -213,6 +221,150 @@ in
       null
       2400
       5460
+      900
+    ];
+  };
+
+  "test a replica is asked what it holds after each transfer, whatever became of that" =
+    let
+      evaluated = hostWith [
+        (main { })
+        onZfs
+        replicatedData
+        {
+          modules.backup.sanoid.datasets."tank/services/postgresql/main-wal".replication.targetDataset =
+            "vault/main-wal";
+        }
+      ];
+      asks = content: "postgresql-replica-main-${content}.service";
+      sends = dataset: "syncoid-tank-services-postgresql-${dataset}.service";
+      of = unit: {
+        start = values "ExecStart" unit evaluated;
+        user = values "User" unit evaluated;
+        key = values "LoadCredential" unit evaluated;
+        device = values "BindPaths" unit evaluated;
+      };
+    in
+    {
+      expr = {
+        inherit (evaluated) failedAssertions;
+        declared = (section "snapshots" evaluated).replicas;
+        data = of (asks "data");
+        wal = of (asks "wal");
+        after = map (directive: words directive (sends "main") evaluated) [
+          "OnSuccess"
+          "OnFailure"
+        ];
+        afterWal = words "OnSuccess" (sends "main-wal") evaluated;
+      };
+      expected = {
+        failedAssertions = [ ];
+        declared = [
+          {
+            content = "data";
+            dataset = "backup/forge/main";
+            unit = sends "main";
+            ssh = {
+              host = "nas.example.org";
+              port = 2222;
+              user = "receiver";
+              sshKeyFile = "/run/credentials/${asks "data"}/ssh-key";
+              knownHosts = "[nas.example.org]:2222 ${hostKey}";
+            };
+          }
+          {
+            content = "wal";
+            dataset = "vault/main-wal";
+            unit = sends "main-wal";
+          }
+        ];
+        data = {
+          start = [ "/usr/lib/backstay/bin/pg-replica --config /etc/backstay/main.json --content=data" ];
+          user = [ "postgres" ];
+          key = [ "ssh-key:/var/lib/zfs-replication/.ssh/id_ed25519" ];
+          device = [ ];
+        };
+        wal = {
+          start = [ "/usr/lib/backstay/bin/pg-replica --config /etc/backstay/main.json --content=wal" ];
+          user = [ "postgres" ];
+          key = [ ];
+          device = [ "-/dev/zfs" ];
+        };
+        after = [
+          [ (asks "data") ]
+          [ (asks "data") ]
+        ];
+        afterWal = [ (asks "wal") ];
+      };
+    };
+
+  "test nobody asks a replica for a check that is not made" = {
+    expr =
+      let
+        evaluated = hostWith [
+          (main { healthCheck.enable = false; })
+          onZfs
+          replicatedData
+        ];
+      in
+      {
+        unit = evaluated.units ? "postgresql-replica-main-data.service";
+        declared = (section "snapshots" evaluated).replicas or [ ];
+        after = words "OnSuccess" "syncoid-tank-services-postgresql-main.service" evaluated;
+      };
+    expected = {
+      unit = false;
+      declared = [ ];
+      after = [ ];
+    };
+  };
+
+  "test how old a replica may be follows from the snapshots and the transfers" = {
+    expr =
+      map
+        (
+          changes:
+          (section "healthCheck" (hostWith (
+            [
+              (main { })
+              onZfs
+            ]
+            ++ changes
+          ))).maximumReplicaAgeSeconds or null
+        )
+        [
+          [ ]
+          # A snapshot each hour, a transfer each hour, and an hour for it.
+          [ replicatedData ]
+          [
+            replicatedData
+            { modules.backup.sanoid.replicationInterval = "*/15"; }
+          ]
+          [
+            replicatedData
+            {
+              modules.backup.sanoid.datasets."tank/services/postgresql/main" = {
+                useTemplate = [ ];
+                retention.daily = 7;
+              };
+            }
+          ]
+          # Somebody else takes them, at times that are not known here.
+          [
+            replicatedData
+            { modules.backup.sanoid.datasets."tank/services/postgresql/main".autosnap = false; }
+          ]
+          [
+            replicatedData
+            (main { healthCheck.maxReplicaAgeSeconds = 900; })
+          ]
+        ];
+    expected = [
+      null
+      10800
+      8100
+      93600
+      null
       900
     ];
   };

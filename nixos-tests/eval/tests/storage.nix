@@ -767,6 +767,7 @@ in
     expected = {
       data = {
         source = "tank/services";
+        unit = "syncoid-tank-services.service";
         local = false;
         host = "nas";
         port = 2222;

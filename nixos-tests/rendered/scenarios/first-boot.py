@@ -78,6 +78,20 @@ with subtest("a person sees what can be restored"):
     t.assertIn("  last drill        succeeded ", shown)
     machine.succeed("backstay report /root/report.html", "grep -F 'class=\"reach\"' /root/report.html")
 
+with subtest("the instance is looked at as it is, beside itself, by a server with a unit of its own"):
+    words = ["backstay", "branch", "create", "main", "--at", "latest", "--name", "look", "--ttl", "3 seconds", "--json"]
+    made = json.loads(machine.succeed(shlex.join(words), timeout=900))
+    t.assertEqual(made["unit"], "postgresql-branch-main-look.service")
+    t.assertEqual(machine.succeed(f"systemctl show --value --property=User,ActiveState {made['unit']}").split(), ["postgres", "active"])
+    asked = ["runuser", "-u", "postgres", "--", "psql", "-XAtq", "-h", made["socketDirectory"], "-p", str(made["port"]), "-d", "postgres"]
+    t.assertEqual(machine.succeed(shlex.join([*asked, "-c", "SELECT count(*) FROM orders"])).strip(), "1000")
+    # It may write to nothing that is not its own.
+    machine.fail(shlex.join([*asked, "-c", "COPY (SELECT 1) TO '/var/lib/postgresql/main/foreign'"]))
+    # Nobody has to remember it.
+    machine.sleep(4)
+    machine.succeed("systemctl start postgresql-branches-main.service", timeout=300)
+    machine.fail(f"systemctl is-active {made['unit']}", f"test -e {made['socketDirectory']}")
+
 with subtest("a dropped table comes back, to the row"):
     sql("INSERT INTO orders SELECT i, 'order ' || i FROM generate_series(1001, 2000) AS i")
     before = everything_in("orders")

@@ -114,6 +114,13 @@ FAULTS = {
         " || ".join(f"systemctl start {unit}" for unit in SSHD),
         "Connection refused",
     ),
+    # In the middle of a copy: nothing is refused, and nothing comes any more.
+    "does not answer any more": (
+        elsewhere,
+        "until pkill -STOP -x sftp-server; do sleep 0.01; done; pkill -STOP sshd",
+        "pkill -CONT sshd; pkill -CONT -x sftp-server || true",
+        "not responding|timed out",
+    ),
     "is locked": (
         elsewhere,
         f"systemd-run --quiet --unit=another bash -c {shlex.quote(SLOW_CHECK)}; until journalctl --unit=another | grep -q 'load indexes'; do sleep 0.2; done",

@@ -14,8 +14,9 @@ def snapshots() -> str:
     return machine.succeed(f"zfs list -H -t snapshot -o name,guid -s createtxg {MAIN}")
 
 
-def branch(name: str, moment: str) -> dict:
-    made = machine.succeed(f"backstay branch create main --at {shlex.quote(moment)} --name {name} --json", timeout=1200)
+def branch(name: str, moment: str, ttl: str = "24h") -> dict:
+    words = ["backstay", "branch", "create", "main", "--at", moment, "--name", name, "--ttl", ttl, "--json"]
+    made = machine.succeed(shlex.join(words), timeout=1200)
     return json.loads(made)
 
 
@@ -63,7 +64,10 @@ with subtest("the instance is looked at as it was, beside itself"):
     t.assertEqual(made["made"]["from"], "snapshot hourly")
     t.assertEqual(sql(ROWS, made["socketDirectory"], made["port"]), before)
     sql("DROP TABLE orders", made["socketDirectory"], made["port"])
+    t.assertEqual(made["unit"], "postgresql-branch-main-yesterday.service")
+    t.assertEqual(machine.succeed(f"systemctl show --value --property=User,ActiveState {made['unit']}").split(), ["postgres", "active"])
     machine.succeed("backstay branch destroy main yesterday", timeout=300)
+    machine.wait_until_succeeds(f"! systemctl is-active {made['unit']}", timeout=60)
 
 with subtest("the lost table comes back from the snapshot, to the row, and every snapshot is still there"):
     outcome = json.loads(machine.succeed(f"backstay restore main --to {moment} --yes --no-backup --json", timeout=1800))
@@ -80,6 +84,14 @@ with subtest("what is written on the new timeline is archived, and can be gone b
     made = branch("now", "latest")
     t.assertEqual(made["made"]["from"], "snapshot later")
     t.assertEqual(sql(ROWS, made["socketDirectory"], made["port"]), sql(ROWS))
+    # Its time is over before anybody has thought of it.
+    machine.succeed("systemctl start postgresql-branches-main.service", timeout=300)
+    t.assertEqual([it["name"] for it in json.loads(machine.succeed("backstay branch list main --json"))], ["now"])
+    made = branch("short", "latest", ttl="1 second")
+    machine.sleep(2)
+    machine.succeed("systemctl start postgresql-branches-main.service", timeout=300)
+    t.assertEqual([it["name"] for it in json.loads(machine.succeed("backstay branch list main --json"))], ["now"])
+    machine.fail(f"test -e {made['socketDirectory']}")
     machine.succeed("backstay branch destroy main now", timeout=300)
 
 with subtest("ten times the size is branched in about the same time"):

@@ -25,6 +25,7 @@ fn seen(at: f64, position: u64, next: u64, deadlocks: i64, free_bytes: u64) -> I
         archive: Err(nothing()),
         backups: None,
         copies: Vec::new(),
+        replicas: Vec::new(),
         drill: Ok(None),
         storage: vec![(
             "data".into(),

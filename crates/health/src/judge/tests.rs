@@ -1,15 +1,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use instance_state::{DrillRecord, OffSiteHoldings, OffSiteRecord};
+use instance_state::{DrillRecord, OffSiteHoldings, OffSiteRecord, ReplicaRecord, ReplicaSnapshot};
 use restore_plan::{ArchiveContents, StartingPoint};
 use serde_json::json;
-use settings::ResticContent;
+use settings::{ReplicaContent, ResticContent};
 use wal::{SegmentName, SegmentSize, SystemIdentifier, TimelineId};
 
 use super::*;
 use crate::report;
 use crate::seen::{
-    Archiving, Backups, Drift, NotedCopy, Recovery, Seen, Slot, Storage, Sync, Volume, Waiting,
+    Archiving, Backups, Drift, NotedCopy, NotedReplica, Recovery, Seen, Slot, Storage, Sync,
+    Volume, Waiting,
 };
 
 const CLUSTER: SystemIdentifier = SystemIdentifier(7_710_581_305_782_851_992);
@@ -135,6 +136,7 @@ fn instance(live: Live) -> Instance {
             stored_bytes: 1 << 30,
         })),
         copies: Vec::new(),
+        replicas: Vec::new(),
         drill: Ok(None),
         storage: vec![("data".into(), Ok(ROOMY)), ("archive".into(), Ok(ROOMY))],
     }
@@ -913,6 +915,102 @@ fn a_copy_that_was_never_made_is_late_from_the_first_change_on() {
             ),
         ]
     );
+}
+
+/// What is judged of the replica "vault/main" by its record, with an hour and a half allowed.
+fn replica(record: Seen<Option<ReplicaRecord>>) -> (Verdict, Measured) {
+    let declared = settings(&json!({
+        "snapshots": { "dataset": "tank/main", "replicas": [{
+            "content": "data", "dataset": "vault/main", "unit": "syncoid-tank-main.service",
+            "ssh": { "host": "nas", "user": "backup", "sshKeyFile": "/key", "knownHosts": "nas ssh-ed25519 AAAA" },
+        }] },
+        "healthCheck": { "maximumReplicaAgeSeconds": 5400 },
+    }));
+    let mut seen = instance(live());
+    seen.replicas = vec![NotedReplica {
+        content: ReplicaContent::Data,
+        record,
+    }];
+    judge(&seen, &declared, &History::default())
+}
+
+fn answered(dataset: &str, asked: f64, newest: Option<f64>) -> ReplicaRecord {
+    ReplicaRecord {
+        format: ReplicaRecord::FORMAT,
+        asked_at: moment(asked),
+        dataset: dataset.into(),
+        newest: newest.map(|at| ReplicaSnapshot {
+            name: "hourly".into(),
+            created_at: moment(at),
+        }),
+    }
+}
+
+#[test]
+fn a_replica_is_as_old_as_its_newest_snapshot_whenever_it_was_asked() {
+    let (verdict, measured) = replica(Ok(Some(answered(
+        "vault/main",
+        NOW - 60.0,
+        Some(NOW - 3600.0),
+    ))));
+    assert_eq!(verdict.of(Check::Replica), Severity::Ok);
+    assert!(verdict.checked.contains(&Check::Replica));
+    assert_eq!(
+        measured.replica_age_seconds,
+        [(ReplicaContent::Data, 3600.0)]
+    );
+
+    // Nobody has asked since, or the target has not answered: the age grows.
+    for asked in [NOW - 60.0, NOW - 7000.0] {
+        let (verdict, measured) =
+            replica(Ok(Some(answered("vault/main", asked, Some(NOW - 7200.0)))));
+        assert_eq!(
+            finding(&verdict),
+            (
+                Check::Replica,
+                Severity::Critical,
+                "the newest snapshot of the replica \"vault/main\" on \"nas\", \"hourly\", is 2 hours old, and 90 minutes are allowed"
+            )
+        );
+        assert_eq!(
+            measured.replica_age_seconds,
+            [(ReplicaContent::Data, 7200.0)]
+        );
+    }
+}
+
+#[test]
+fn a_replica_that_is_empty_or_was_never_asked_is_as_old_as_the_instance() {
+    for (record, what) in [
+        (
+            Some(answered("vault/main", NOW - 60.0, None)),
+            "the replica \"vault/main\" on \"nas\" holds no snapshot, and 90 minutes are allowed",
+        ),
+        (
+            None,
+            "the replica \"vault/main\" on \"nas\" has never been asked what it holds, and 90 minutes are allowed",
+        ),
+        // Yesterday it was declared to be elsewhere.
+        (
+            Some(answered("old/main", NOW - 60.0, Some(NOW - 60.0))),
+            "the replica \"vault/main\" on \"nas\" has never been asked what it holds, and 90 minutes are allowed",
+        ),
+    ] {
+        let (verdict, measured) = replica(Ok(record));
+        assert_eq!(
+            finding(&verdict),
+            (Check::Replica, Severity::Critical, what)
+        );
+        assert_eq!(
+            measured.replica_age_seconds,
+            [(ReplicaContent::Data, 240.0 * HOUR)]
+        );
+    }
+    let unseen = Unseen {
+        why: "read \"replica-data.json\": Permission denied".into(),
+        hint: None,
+    };
+    assert_eq!(replica(Err(unseen)).0.of(Check::Replica), Severity::Unknown);
 }
 
 #[test]

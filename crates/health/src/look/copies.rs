@@ -1,9 +1,9 @@
 //! What was noted of copies and rehearsals by those who made them.
 
-use instance_state::{DrillRecord, OffSiteRecord};
+use instance_state::{DrillRecord, OffSiteRecord, ReplicaRecord};
 use settings::Settings;
 
-use crate::seen::{NotedCopy, Seen, Unseen};
+use crate::seen::{NotedCopy, NotedReplica, Seen, Unseen};
 
 /// What is noted of each declared copy. No repository is asked: that takes seconds and a network.
 pub fn of(settings: &Settings) -> Vec<NotedCopy> {
@@ -18,6 +18,20 @@ pub fn of(settings: &Settings) -> Vec<NotedCopy> {
                 content: job.job,
                 record: OffSiteRecord::read(state, &repository.name, job.job).map_err(Unseen::from),
             })
+        })
+        .collect()
+}
+
+/// What is noted of each declared replica. None is asked, for the same reason.
+pub fn replicas(settings: &Settings) -> Vec<NotedReplica> {
+    let state = settings.state_directory();
+    settings
+        .snapshots
+        .iter()
+        .flat_map(|snapshots| &snapshots.replicas)
+        .map(|replica| NotedReplica {
+            content: replica.content,
+            record: ReplicaRecord::read(&state, replica.content).map_err(Unseen::from),
         })
         .collect()
 }
