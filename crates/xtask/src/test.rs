@@ -243,6 +243,12 @@ fn choose(
 /// How many tests run at a time for each processor: most of them wait for a server, a disk or a program.
 const TESTS_PER_PROCESSOR: usize = 2;
 
+/// Executables whose tests wait for PostgreSQL's own intervals, of a minute, more than they work.
+const THAT_WAIT: [&str; 1] = ["pg-healthcheck/on_postgresql_health"];
+
+/// How many of those run at a time for each processor.
+const WAITING_PER_PROCESSOR: usize = 4;
+
 /// One executable at one place.
 struct Job<'a> {
     executable: &'a TestExecutable,
@@ -267,10 +273,12 @@ fn run_one(job: &Job<'_>) -> Result<Tally> {
         .command(job.run, job.within, &directory, job.variables)?;
     command.args(job.filter);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    command.arg(format!(
-        "--test-threads={}",
-        processors * TESTS_PER_PROCESSOR
-    ));
+    let each = if THAT_WAIT.contains(&job.executable.name().as_str()) {
+        WAITING_PER_PROCESSOR
+    } else {
+        TESTS_PER_PROCESSOR
+    };
+    command.arg(format!("--test-threads={}", processors * each));
     let outputs = job.run.path().join("output");
     let (stdout_file, stderr_file) = (outputs.join("stdout"), outputs.join("stderr"));
     let output = Output::Files {
