@@ -8,6 +8,9 @@
 let
   blib = import ../lib.nix { inherit lib pkgs; };
   messages = import ./messages.nix { inherit lib; };
+  names = import ../storage/names.nix { inherit lib; };
+  places = import ./places.nix { inherit lib config; };
+  sources = import ../preseed/sources.nix { inherit lib config; };
   intervalOf = import ./interval.nix { inherit lib; };
   inherit (messages)
     directoryProblem
@@ -204,6 +207,36 @@ let
           )
     );
 
+  snapshotProblems =
+    name: instance:
+    let
+      at = option name "backup.baseBackup.snapshots.enable";
+      dataset = (sources.datasetsOf instance).data;
+      # What is known of the places of tablespaces. One that is made later is checked by pg-base-backup.
+      apart = lib.filter (
+        path:
+        let
+          found = (places.at path).dataset or null;
+        in
+        found != null && !names.isAtOrBelow dataset found
+      ) instance.tablespaces;
+    in
+    lib.optionals instance.backup.takesSnapshots (
+      if !instance.backup.isArchiving then
+        [
+          (refuse "${at}: true, and no WAL is archived, so nothing would lead on from a snapshot; set backup.walArchive.enable = true.")
+        ]
+      else if dataset == null then
+        [
+          (refuse "${at}: true, and no dataset is declared for ${quote instance.paths.root}; set modules.storage.datasets.enable = true, or declare the file system with its dataset in fileSystems.")
+        ]
+      else
+        map (
+          path:
+          refuse "${at}: the tablespace ${quote path} is on the dataset ${quote (places.at path).dataset}, which is not below ${quote dataset}, that of the data, so no snapshot takes both at one moment; give it a dataset below that."
+        ) apart
+    );
+
   declaredRepositories =
     let
       names = lib.attrNames restic.repositories;
@@ -264,6 +297,17 @@ let
       } named, and nothing is copied; set backup.restic.repositoryName, or leave the list empty."
     );
 
+  # Snapshots go wherever their dataset is replicated to. sanoid on the target prunes what has names of its own.
+  snapshotWarnings =
+    name: instance:
+    let
+      dataset = (sources.datasetsOf instance).data;
+      replica = if dataset == null then null else config.modules.backup.sanoid.replicationOf dataset;
+      kept = config.modules.backup.sanoid.datasets.${replica.source}.replication.retentionDays;
+    in
+    lib.optional (instance.backup.takesSnapshots && replica != null && kept == null)
+      "${option name "backup.baseBackup.snapshots.enable"}: the dataset ${quote dataset} is replicated to ${quote replica.dataset}, which gets these snapshots too, and sanoid destroys none of them there; have the target destroy those named backstay-*, and say after how long in modules.backup.sanoid.datasets.${quote replica.source}.replication.retentionDays.";
+
   # Days that a base backup is kept for by the calendar, at most.
   reach =
     { daily, weekly, monthly, ... }:
@@ -296,8 +340,9 @@ in
       (ofEach retentionProblems)
       (ofEach compressionProblems)
       (ofEach baseBackupProblems)
+      (ofEach snapshotProblems)
       (ofEach resticProblems)
     ];
-    warnings = ofEach retentionWarnings;
+    warnings = ofEach retentionWarnings ++ ofEach snapshotWarnings;
   };
 }

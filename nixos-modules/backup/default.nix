@@ -8,6 +8,7 @@
 let
   blib = import ../lib.nix { inherit lib pkgs; };
   helper = import ./helper.nix { inherit lib pkgs; };
+  privileges = import ./privileges.nix;
   messages = import ./messages.nix { inherit lib; };
   inherit (config.modules) notifications;
   inherit (config.modules.backup) restic;
@@ -16,6 +17,10 @@ let
   having = flag: lib.filterAttrs (_: instance: instance.backup.${flag}) instances;
   archiving = having "isArchiving";
   backedUp = having "takesBaseBackups";
+  # Without a dataset there is nothing to snapshot; that is said in assertions.nix.
+  snapshotted = lib.filterAttrs (
+    _: instance: (sources.datasetsOf instance).data != null
+  ) (having "takesSnapshots");
 
   units = import ./units.nix;
   sources = import ../preseed/sources.nix { inherit lib config; };
@@ -121,6 +126,7 @@ let
           snapshots = lib.mkIf (cfg.enable && datasets.data != null) {
             dataset = datasets.data;
             archiveDataset = datasets.archive;
+            keep = if cfg.takesSnapshots then cfg.baseBackup.snapshots.keep else null;
           };
 
           # Read by people's `backstay` and by drills, not only by the jobs, so a repository is named
@@ -212,6 +218,64 @@ let
         # The server may be restarting, pg-prune may hold the lock.
         tryAgain
         inTheBackground
+      ]
+    );
+
+  # Takes a snapshot, then destroys those that have expired: nothing takes one without the other. It is one unit
+  # because the rights for both are given and taken away with it, and two would take away each other's.
+  snapshotUnit =
+    name: instance:
+    let
+      dataset = (sources.datasetsOf instance).data;
+      # zfs-allow(8): who destroys has to be allowed to mount as well, and who marks a snapshot to set user
+      # properties. Said again in crates/snapshot-keeping, for the message to whom lacks them.
+      rights = "destroy,mount,snapshot,userprop";
+      # As root, outside of the sandbox: the userland that came with the running kernel's module.
+      change =
+        action:
+        "+"
+        + blib.execStart [
+          "/run/booted-system/sw/bin/zfs"
+          action
+          "-u"
+          instance.user
+          rights
+          dataset
+        ];
+    in
+    lib.nameValuePair "postgresql-snapshot-${name}" (
+      lib.mkMerge [
+        (helper {
+          inherit name instance;
+          program = "pg-base-backup";
+          arguments = [
+            "--method"
+            "snapshot"
+          ];
+          followedBy = {
+            program = "pg-prune";
+            arguments = [ "--snapshots" ];
+          };
+          preset = privileges.askingZfs blib.hardening.helper;
+          # The lock.
+          writable = [ instance.paths.state ];
+        })
+        {
+          description = "Snapshot of the PostgreSQL instance ${name}";
+          # The server has to answer, as for a base backup.
+          after = [ (units name).server ];
+          path = [ "/run/booted-system/sw" ];
+          serviceConfig = {
+            ExecStartPre = [ (change "allow") ];
+            # Also when it failed.
+            ExecStopPost = [ (change "unallow") ];
+            # A pool that is suspended answers nothing, for ever. Failing says so.
+            TimeoutStartSec = "15min";
+          };
+          # It is not tried again: the next one is due soon, and a limit on starts would stop a frequent schedule.
+          onFailure = notifications.onFailure "postgresql-backup-failure";
+          onSuccess = notifications.onSuccess "postgresql-backup-failure";
+        }
       ]
     );
 
@@ -463,6 +527,7 @@ in
       # A job that a user has switched off is no unit.
       (lib.listToAttrs (map noting (lib.filter (copy: restic.jobs.${copy.job}.enable) copies)))
       (lib.mapAttrs' baseBackupUnit backedUp)
+      (lib.mapAttrs' snapshotUnit snapshotted)
       (lib.mapAttrs' pruneUnit archiving)
     ];
 
@@ -476,6 +541,16 @@ in
           }
         )
       ) backedUp)
+      (lib.mapAttrs' (
+        name: instance:
+        lib.nameValuePair "postgresql-snapshot-${name}" (
+          # Short: the moments are what they are taken for.
+          timer instance.backup.baseBackup.snapshots.schedule "10s"
+          // {
+            description = "Schedule of the snapshots of the PostgreSQL instance ${name}";
+          }
+        )
+      ) snapshotted)
       (lib.mapAttrs' (
         name: instance:
         lib.nameValuePair "postgresql-walprune-${name}" (

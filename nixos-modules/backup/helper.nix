@@ -12,6 +12,8 @@ in
   words ? [ ],
   # What follows it.
   arguments ? [ ],
+  # A program that follows if this one succeeds, with its arguments.
+  followedBy ? null,
   # One of blib.hardening.
   preset,
   # Directories that the program writes, beside the metrics.
@@ -21,6 +23,17 @@ in
 }:
 let
   hasMountNamespace = preset ? ProtectSystem;
+  command =
+    program: words: arguments:
+    blib.execStart (
+      [ (blib.program program) ]
+      ++ words
+      ++ [
+        "--config"
+        instance.paths.settingsFile
+      ]
+      ++ arguments
+    );
 in
 lib.mkMerge [
   {
@@ -34,17 +47,14 @@ lib.mkMerge [
       preset
       {
         Type = lib.mkDefault "oneshot";
-        ExecStart = blib.execStart (
-          [
-            (blib.program program)
-          ]
-          ++ words
-          ++ [
-            "--config"
-            instance.paths.settingsFile
-          ]
-          ++ arguments
-        );
+        ExecStart =
+          if followedBy == null then
+            command program words arguments
+          else
+            [
+              (command program words arguments)
+              (command followedBy.program [ ] followedBy.arguments)
+            ];
         # How long a copy takes depends on the size of the data. What must not take long has a
         # deadline in its settings.
         TimeoutStartSec = lib.mkDefault "infinity";

@@ -358,6 +358,43 @@ let
               };
             };
 
+            snapshots = {
+              enable = mkOption {
+                type = types.bool;
+                default = false;
+                example = true;
+                description = ''
+                  Whether ZFS snapshots are taken as a further kind of base backup: the data and every
+                  tablespace at one moment, after a checkpoint, read and found whole. A restore can begin
+                  with one, as with the snapshots that sanoid takes, whose policy knows nothing of these.
+
+                  A snapshot is on the disks of the data and goes away with them. It is there beside
+                  the base backups in `directory`, and in place of none.
+
+                  While the job runs, the server's user may `destroy`, `mount` and `snapshot` the dataset of
+                  the data and those below, and set their user properties; before and after, it may not.
+                '';
+              };
+              schedule = mkOption {
+                type = blib.types.calendar;
+                default = "hourly";
+                example = "*:0/15";
+                description = ''
+                  When a snapshot is taken, and those that have expired are destroyed. Each begins with an
+                  immediate checkpoint, which is a burst of writes.
+                '';
+              };
+              keep = mkOption {
+                type = types.ints.between 1 100000;
+                default = 24;
+                example = 96;
+                description = ''
+                  How many of these snapshots are kept. Older ones are destroyed unless somebody holds them
+                  (`zfs hold`). No other snapshot is ever destroyed, whatever its name.
+                '';
+              };
+            };
+
             minimumGood = mkOption {
               type = types.ints.between 1 36500;
               default = 1;
@@ -500,6 +537,16 @@ let
             default = cfg.enable && cfg.walArchive.enable;
             description = ''
               Whether the server archives.
+            '';
+          };
+
+          takesSnapshots = mkOption {
+            type = types.bool;
+            readOnly = true;
+            internal = true;
+            default = cfg.enable && cfg.baseBackup.snapshots.enable;
+            description = ''
+              Whether snapshots are taken as base backups.
             '';
           };
 

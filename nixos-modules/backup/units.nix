@@ -3,6 +3,7 @@
 name: {
   server = "postgresql-${name}.service";
   baseBackup = "postgresql-basebackup-${name}.service";
+  snapshot = "postgresql-snapshot-${name}.service";
   canary = "postgresql-canary-${name}.service";
   drill = "postgresql-restore-drill-${name}.service";
   preseed = "preseed-postgresql-${name}.service";

@@ -526,7 +526,7 @@ let
             else, so `CREATE TABLESPACE` fails for a directory that is not listed here.
 
             A directory that is neither a declared file system nor a declared dataset is created.
-            Snapshots of the data dataset do not contain it.
+            Snapshots of the data's dataset hold it only where it is on a dataset below that one.
           '';
         };
 

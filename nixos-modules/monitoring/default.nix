@@ -56,6 +56,7 @@ let
             maximumOffsiteLagSeconds = healthCheck.maxOffsiteLagSeconds;
             maximumReplicaAgeSeconds = healthCheck.maxReplicaAgeSeconds;
             intervalSeconds = secondsOf healthCheck.interval;
+            maximumSnapshotAgeSeconds = healthCheck.maxSnapshotAgeSeconds;
             maximumPruneAgeSeconds = healthCheck.maxPruneAgeSeconds;
             maximumDrillAgeSeconds = healthCheck.maxDrillAgeSeconds;
             minimumFreeBytes = blib.sizeBytes healthCheck.minimumFree;

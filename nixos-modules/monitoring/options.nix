@@ -146,6 +146,17 @@ let
             '';
           };
 
+          maxSnapshotAgeSeconds = mkOption {
+            type = types.nullOr types.ints.positive;
+            default = ageOf backup.takesSnapshots backup.baseBackup.snapshots.schedule (60 * 60);
+            defaultText = lib.literalMD "the time between two runs of `backup.baseBackup.snapshots.schedule` and an hour more, or `null` where that is not known or no snapshots are taken";
+            example = 7200;
+            description = ''
+              How long ago the last snapshot of `backup.baseBackup.snapshots` may have been tried, in seconds,
+              before an alert says that the job is dead. `null` does not check it.
+            '';
+          };
+
           maxPruneAgeSeconds = mkOption {
             type = types.nullOr types.ints.positive;
             default = ageOf backup.isArchiving backup.pruneSchedule (6 * 60 * 60);

@@ -300,6 +300,11 @@ in
             monthly = 2;
           };
           minimumGood = 2;
+          snapshots = {
+            enable = true;
+            schedule = "*/30";
+            keep = 48;
+          };
         };
         pruneSchedule = "05:00";
         restic = {

@@ -18,6 +18,10 @@ PROGRAMS = Path("usr/lib/backstay/bin")
 # Where the server's programs are, by major version.
 SERVERS = Path("usr/lib/postgresql")
 
+# The ZFS userland of the running kernel's module: where units of NixOS have it, and where Debian has it.
+BOOTED_ZFS = "run/booted-system/sw/bin/zfs"
+ZFS = "/usr/sbin/zfs"
+
 # Databases of hardware, libraries and messages that systemd makes anew on a system that has not booted yet. They are there.
 SLOW_UNITS = ["systemd-hwdb-update.service", "ldconfig.service", "systemd-journal-catalog-update.service"]
 
@@ -137,5 +141,8 @@ def _prepare(root: Root, name: str, addresses: dict[str, str]) -> None:
     _write(root.path / "etc/machine-id", f"{uuid.uuid4().hex}\n".encode())
     _write(root.path / "etc/systemd/journald.conf.d/lab.conf", JOURNAL.encode())
     (root.path / "var/log/journal").mkdir(exist_ok=True)
+    # Where NixOS has the userland that came with the running kernel's module. /run is empty at boot, and not before that.
+    _write(root.path / "etc/tmpfiles.d/booted-system.conf", f"L /{BOOTED_ZFS} - - - - {ZFS}\n".encode(), 0o644)
+    _fresh(root.path / BOOTED_ZFS).symlink_to(ZFS)
     for unit in SLOW_UNITS:
         _fresh(root.path / "etc/systemd/system" / unit).symlink_to("/dev/null")

@@ -14,7 +14,8 @@ use textfile::table::{
     MAXIMUM_AGE, MULTIXACT_AGE, OBJECTIVE, OFFSITE_EXPOSURE, OFFSITE_LAST_SUCCESS,
     PRESEED_LAST_COMPLETION, PRESEED_LAST_DURATION, PRESEED_RESTORED, PRESEED_STATUS,
     PRUNE_LAST_RUN, PRUNE_LAST_RUN_SUCCESS, PRUNE_REMOVED_BACKUPS, PRUNE_REMOVED_WAL, REPLICA_AGE,
-    REPLICATION_LAG, SIZE_BYTES, SLOT_RETAINED, TIME_TO_FULL, UP, WAL_BYTES, WAL_FAILURES,
+    REPLICATION_LAG, SIZE_BYTES, SLOT_RETAINED, SNAPSHOT_COUNT, SNAPSHOT_LAST_RUN,
+    SNAPSHOT_LAST_RUN_SUCCESS, SNAPSHOT_LAST_SUCCESS, TIME_TO_FULL, UP, WAL_BYTES, WAL_FAILURES,
     WAL_FILES_PRESENT, WAL_LAST_SUCCESS, WAL_MISSING, WAL_NOT_ARCHIVED, WAL_WAITING,
     WAL_WAITING_SINCE, WINDOW_START, XID_AGE,
 };
@@ -349,6 +350,31 @@ fn backups() -> Vec<Panel> {
             Scale::Seconds,
             12,
             vec![(of(&BACKUP_DURATION), ONE)],
+        ),
+        panel(
+            "Snapshots of our own",
+            Kind::Stat,
+            Scale::Number,
+            6,
+            vec![(of(&SNAPSHOT_COUNT), ONE)],
+        ),
+        panel(
+            "Last snapshot of our own",
+            Kind::Stat,
+            Scale::Truth,
+            6,
+            vec![(of(&SNAPSHOT_LAST_RUN_SUCCESS), ONE)],
+        ),
+        panel(
+            "Age of the newest good snapshot of our own",
+            Kind::Lines,
+            Scale::Seconds,
+            12,
+            vec![
+                (ago(&SNAPSHOT_LAST_SUCCESS), ONE),
+                (ago(&SNAPSHOT_LAST_RUN), "{{cluster}} last try"),
+                (limit("snapshot"), "{{cluster}} limit"),
+            ],
         ),
     ]
 }

@@ -5,7 +5,8 @@ use textfile::table::{
     BACKUP_LAST_RUN, BACKUP_LAST_RUN_SUCCESS, DATABASE_PROVISIONED, DRILL_FAILURE, DRILL_LAST_RUN,
     DRILL_LAST_RUN_SUCCESS, DRILL_LAST_SUCCESS, DUMP_LAST_RUN_SUCCESS, DUMP_LAST_SUCCESS,
     DUMP_MAXIMUM_AGE, HEALTH, HEALTH_CHECK_STATUS, HEALTH_LAST_CHECK, INSTANCE_SINCE, MAXIMUM_AGE,
-    PRESEED_STATUS, PRUNE_LAST_RUN, PRUNE_LAST_RUN_SUCCESS, TIME_TO_FULL,
+    PRESEED_STATUS, PRUNE_LAST_RUN, PRUNE_LAST_RUN_SUCCESS, SNAPSHOT_LAST_RUN,
+    SNAPSHOT_LAST_RUN_SUCCESS, TIME_TO_FULL,
 };
 
 use crate::rule::{Case, Expected, Labels, Rule, Series, Severity};
@@ -296,6 +297,7 @@ fn of_checks() -> Vec<Rule> {
 fn never_ran() -> Rule {
     let jobs = [
         (BACKUP_LAST_RUN, "base-backup"),
+        (SNAPSHOT_LAST_RUN, "snapshot"),
         (PRUNE_LAST_RUN, "prune"),
         (DRILL_LAST_RUN, "drill"),
     ]
@@ -428,6 +430,28 @@ fn backups() -> Vec<Rule> {
                 "No base backup of PostgreSQL instance {instance} has been tried for {duration}",
                 "The timer is off, the job hangs, or it cannot write its metrics.",
                 "systemctl list-timers --all postgresql-basebackup-{instance}.timer; journalctl --unit postgresql-basebackup-{instance}.service --since -3d",
+            ],
+        ),
+        failed(
+            "PostgreSQLSnapshotFailed",
+            &SNAPSHOT_LAST_RUN_SUCCESS,
+            &[],
+            [
+                "The last snapshot of PostgreSQL instance {instance} failed",
+                "Older snapshots, base backups and the archive still restore every moment, only slower.",
+                "journalctl --unit postgresql-snapshot-{instance}.service --since -2d; systemctl start postgresql-snapshot-{instance}.service",
+            ],
+        ),
+        stopped(
+            "PostgreSQLSnapshotsStopped",
+            &SNAPSHOT_LAST_RUN,
+            &[],
+            "snapshot",
+            &[("of", "snapshot")],
+            [
+                "No snapshot of PostgreSQL instance {instance} has been tried for {duration}",
+                "The timer is off, the job hangs, or it cannot write its metrics.",
+                "systemctl list-timers --all postgresql-snapshot-{instance}.timer; journalctl --unit postgresql-snapshot-{instance}.service --since -3d",
             ],
         ),
         failed(

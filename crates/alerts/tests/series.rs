@@ -78,7 +78,7 @@ fn every_metric_is_read_by_a_rule_or_a_panel() {
 
 #[test]
 fn a_selector_names_labels_that_the_metric_has_and_values_that_there_are() {
-    let of_jobs = ["check", "base-backup", "prune", "drill", "replica"];
+    let of_jobs = ["check", "base-backup", "snapshot", "prune", "drill", "replica"];
     let objectives = ["rpo", "offsite-rpo", "rto"];
     for expression in rules()
         .into_iter()
@@ -140,6 +140,7 @@ fn h11_every_job_that_can_die_has_a_rule_that_fires_when_it_is_dead() {
     for job in [
         table::HEALTH_LAST_CHECK,
         table::BACKUP_LAST_RUN,
+        table::SNAPSHOT_LAST_RUN,
         table::PRUNE_LAST_RUN,
         table::DRILL_LAST_SUCCESS,
         table::DUMP_LAST_SUCCESS,

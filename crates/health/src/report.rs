@@ -217,6 +217,7 @@ fn limits(file: &mut File, settings: &Settings) {
     for (of, seconds) in [
         ("check", Some(check)),
         ("base-backup", health.maximum_base_backup_age_seconds),
+        ("snapshot", health.maximum_snapshot_age_seconds),
         ("prune", health.maximum_prune_age_seconds),
         ("drill", health.maximum_drill_age_seconds),
         ("replica", health.maximum_replica_age_seconds),

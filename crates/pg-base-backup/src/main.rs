@@ -1,11 +1,12 @@
 //! Takes, verifies and records a base backup.
 //!
-//! A backup counts only once `pg_basebackup` has ended well, every file has been checked against the
+//! Most are streamed from the server into a directory; [`snapshot`] has the other way. A streamed backup counts only once `pg_basebackup` has ended well, every file has been checked against the
 //! manifest, and the archive holds every WAL file that a restore of it needs. Until then it has
 //! another name and no record.
 
 mod metrics;
 mod progress;
+mod snapshot;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -55,6 +56,10 @@ struct Cli {
     #[arg(long)]
     check_config: bool,
 
+    /// How the backup is taken
+    #[arg(long, value_enum, default_value_t = Method::Stream)]
+    method: Method,
+
     /// Take a full backup even where an incremental one is due
     #[arg(long)]
     full: bool,
@@ -68,10 +73,27 @@ struct Cli {
     json: bool,
 }
 
+/// How a base backup is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Method {
+    /// Copied by `pg_basebackup` into the directory of the base backups
+    Stream,
+    /// One atomic ZFS snapshot of the data directory and of every tablespace
+    Snapshot,
+}
+
 fn main() -> ExitCode {
     tool::run(PROGRAM, |cli: Cli| {
         let settings = tool::read_settings(&cli.config)?;
-        if !cli.check_config {
+        if !cli.check_config && cli.method == Method::Snapshot {
+            refuse_for_snapshots(&cli)?;
+            let taken = snapshot::take(&settings);
+            metrics::write_of_snapshots(&settings, taken.is_ok());
+            let taken = taken?;
+            if cli.json {
+                tool::print(&(serde_json::to_string_pretty(&taken)? + "\n"))?;
+            }
+        } else if !cli.check_config {
             let taken = take(&settings, &cli);
             metrics::write(&settings, taken.is_ok());
             let record = taken?;
@@ -82,6 +104,27 @@ fn main() -> ExitCode {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Refuses what a snapshot cannot be.
+fn refuse_for_snapshots(cli: &Cli) -> Result<()> {
+    for (flag, is_given, why) in [
+        ("--full", cli.full, "every snapshot is whole"),
+        (
+            "--pin",
+            cli.pin,
+            "`zfs hold` keeps a snapshot from being destroyed",
+        ),
+    ] {
+        if is_given {
+            return Err(Hinted::new(
+                format!("{flag} is not for --method snapshot"),
+                format!("leave it out: {why}"),
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 /// Takes back the request for a base backup, which is met now.

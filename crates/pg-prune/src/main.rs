@@ -3,6 +3,11 @@
 //! What goes is decided by the `retention` crate alone; this program looks at what there is, takes
 //! the locks and carries the plan out: base backups first, so that no backup is ever left without
 //! its WAL. Killed anywhere, the next run goes on.
+//!
+//! Snapshots are another matter: those that our own programs took are destroyed by `--snapshots`, which takes
+//! rights over a dataset that nothing else here needs. All others are their owners'.
+
+mod own_snapshots;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -30,6 +35,10 @@ const PROGRAM: Program = Program {
 /// Remove base backups and WAL that no kept restore point needs
 #[derive(Debug, Parser)]
 #[command(version, about)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 struct Cli {
     /// Settings file, JSON
     #[arg(long, value_name = "FILE")]
@@ -38,6 +47,10 @@ struct Cli {
     /// Check the settings file, then exit
     #[arg(long)]
     check_config: bool,
+
+    /// In place of all that, destroy the snapshots of `pg-base-backup --method snapshot` that have expired
+    #[arg(long)]
+    snapshots: bool,
 
     /// Show what would be removed and why, and change nothing
     #[arg(long)]
@@ -52,6 +65,10 @@ fn main() -> ExitCode {
     tool::run(PROGRAM, |cli: Cli| {
         let settings = tool::read_settings(&cli.config)?;
         if cli.check_config {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if cli.snapshots {
+            own_snapshots::prune(&settings, cli.plan, cli.json)?;
             return Ok(ExitCode::SUCCESS);
         }
         let pruned = prune(&settings, &cli);

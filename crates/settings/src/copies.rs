@@ -75,6 +75,10 @@ pub struct Snapshots {
     /// The dataset of the WAL archive.
     #[serde(default)]
     pub archive_dataset: Option<String>,
+    /// How many of the snapshots that `pg-base-backup --method snapshot` has taken are kept, at least 1.
+    /// `pg-prune --snapshots` destroys the older ones, and no others. Without it none are taken.
+    #[serde(default)]
+    pub keep: Option<u32>,
     /// Where the snapshots are sent to.
     #[serde(default)]
     pub replicas: Vec<Replica>,
@@ -259,6 +263,7 @@ impl Snapshots {
                 findings.say(key, format!("\"{dataset}\" is no name of a dataset"));
             }
         }
+        findings.range_if_set("snapshots.keep", self.keep, &(1..=100_000));
         if self.archive_dataset.as_ref() == Some(&self.dataset) {
             findings.say(
                 "snapshots.archiveDataset",

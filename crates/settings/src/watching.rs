@@ -54,6 +54,10 @@ pub struct HealthCheck {
     /// five minutes without a check an alert fires.
     #[serde(default = "default_interval")]
     pub interval_seconds: u32,
+    /// How long ago `pg-base-backup --method snapshot` may have run last, in seconds. Without it any time
+    /// will do.
+    #[serde(default)]
+    pub maximum_snapshot_age_seconds: Option<u32>,
     /// How long ago `pg-prune` may have run last, in seconds. Without it any time will do.
     #[serde(default)]
     pub maximum_prune_age_seconds: Option<u32>,
@@ -99,6 +103,7 @@ impl Default for HealthCheck {
             minimum_free_bytes: default_free_bytes(),
             maximum_base_backup_age_seconds: None,
             interval_seconds: default_interval(),
+            maximum_snapshot_age_seconds: None,
             maximum_prune_age_seconds: None,
             maximum_drill_age_seconds: None,
             maximum_offsite_lag_seconds: None,
@@ -141,6 +146,10 @@ impl HealthCheck {
             (
                 "healthCheck.maximumBaseBackupAgeSeconds",
                 self.maximum_base_backup_age_seconds,
+            ),
+            (
+                "healthCheck.maximumSnapshotAgeSeconds",
+                self.maximum_snapshot_age_seconds,
             ),
             (
                 "healthCheck.maximumPruneAgeSeconds",

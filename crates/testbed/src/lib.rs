@@ -39,6 +39,7 @@ mod programs;
 mod random;
 mod server;
 pub mod strace;
+mod zfs;
 
 use std::fmt;
 use std::io::Write as _;
@@ -54,6 +55,7 @@ pub use ledger::{
 pub use programs::{Run, program, program_directory, run};
 pub use random::Random;
 pub use server::Server;
+pub use zfs::StandInZfs;
 
 /// How long anything here waits for a server before it gives up.
 pub const PATIENCE: Duration = Duration::from_mins(2);

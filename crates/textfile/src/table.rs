@@ -19,6 +19,8 @@ pub enum Writer {
     Health,
     /// `pg-base-backup`.
     Backup,
+    /// `pg-base-backup --method snapshot`.
+    Snapshot,
     /// `pg-prune`.
     Prune,
     /// `pg-provision`.
@@ -33,9 +35,10 @@ pub enum Writer {
 
 impl Writer {
     /// Every writer.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Health,
         Self::Backup,
+        Self::Snapshot,
         Self::Prune,
         Self::Databases,
         Self::Dump,
@@ -49,6 +52,7 @@ impl Writer {
         match self {
             Self::Health => "health",
             Self::Backup => "backup",
+            Self::Snapshot => "snapshot",
             Self::Prune => "prune",
             Self::Databases => "databases",
             Self::Dump => "dump",
@@ -62,7 +66,7 @@ impl Writer {
     pub fn program(self) -> &'static str {
         match self {
             Self::Health => "pg-healthcheck",
-            Self::Backup => "pg-base-backup",
+            Self::Backup | Self::Snapshot => "pg-base-backup",
             Self::Prune => "pg-prune",
             Self::Databases => "pg-provision",
             Self::Dump => "pg-dump-database",
@@ -79,6 +83,7 @@ impl Writer {
             Self::Backup | Self::Prune | Self::Databases | Self::Dump | Self::RestoreDrill => {
                 "at the end of every run"
             }
+            Self::Snapshot => "at the end of every run with `--method snapshot`",
             Self::Preseed => "when it begins to fill a data directory, and at the end of that",
         }
     }
@@ -243,6 +248,16 @@ metrics! {
             "When pg-base-backup last ended, well or not";
         BACKUP_LAST_RUN_SUCCESS = "postgresql_backup_last_run_success" ["type"] Truth,
             "Whether that run took a base backup";
+    }
+    Snapshot {
+        SNAPSHOT_LAST_SUCCESS = "postgresql_snapshot_last_success_timestamp" [] Timestamp,
+            "When the newest good snapshot of our own was taken; a run that fails leaves it as it is";
+        SNAPSHOT_COUNT = "postgresql_snapshot_count" [] Number,
+            "Good snapshots of our own that there are";
+        SNAPSHOT_LAST_RUN = "postgresql_snapshot_last_run_timestamp" [] Timestamp,
+            "When pg-base-backup --method snapshot last ended, well or not";
+        SNAPSHOT_LAST_RUN_SUCCESS = "postgresql_snapshot_last_run_success" [] Truth,
+            "Whether that run took a snapshot";
     }
     Prune {
         PRUNE_LAST_RUN = "postgresql_prune_last_run_timestamp" [] Timestamp,

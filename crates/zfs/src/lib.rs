@@ -7,6 +7,7 @@
 //! answers "no" to every error, and libzetta 0.5.0 panics on values such as `compression=zstd`.
 
 mod size;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use command::Command;
 use tool::Hinted;
 
 pub use size::same_value;
+pub use snapshots::{Snapshot, SnapshotName};
 
 /// `zfs` and `zpool` of this machine.
 #[derive(Clone, Debug)]

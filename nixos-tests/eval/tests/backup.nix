@@ -90,6 +90,15 @@ let
   interval = import ../../../nixos-modules/backup/interval.nix { inherit lib; };
   at = path: "modules.services.postgresql.instances.main.${path}";
   plain = host { };
+
+  zfs.modules.storage.datasets = {
+    enable = true;
+    parentDataset = "tank/services";
+  };
+  onZfs = hostWith [
+    zfs
+    (main { backup.baseBackup.snapshots.enable = true; })
+  ];
 in
 {
   # What is made of a declaration.
@@ -321,6 +330,86 @@ in
       in
       number "StartLimitBurst" * retryMinutes * 60 < number "StartLimitIntervalSec";
     expected = true;
+  };
+
+  "test a snapshot and the removal of expired ones are one job, which has its rights for as long as it runs" = {
+    expr =
+      let
+        unit = "postgresql-snapshot-main.service";
+        of = directive: values directive unit onZfs;
+      in
+      {
+        inherit (section "snapshots" onZfs) dataset keep;
+        rights = of "ExecStartPre";
+        start = of "ExecStart";
+        noRights = of "ExecStopPost";
+        user = of "User";
+        namespace = of "PrivateUsers";
+        device = of "DeviceAllow";
+        writes = of "ReadWritePaths";
+        timeout = of "TimeoutStartSec";
+        after = words "After" unit onZfs;
+        timer = lib.filter (lib.hasPrefix "OnCalendar=") (
+          lib.splitString "\n" onZfs.units."postgresql-snapshot-main.timer"
+        );
+        age = (section "healthCheck" onZfs).maximumSnapshotAgeSeconds;
+        inherit (onZfs) failedAssertions warnings;
+      };
+    expected = {
+      dataset = "tank/services/postgresql/main";
+      keep = 24;
+      rights = [
+        "+/run/booted-system/sw/bin/zfs allow -u postgres destroy,mount,snapshot,userprop tank/services/postgresql/main"
+      ];
+      start = [
+        "/usr/lib/backstay/bin/pg-base-backup --config /etc/backstay/main.json --method snapshot"
+        "/usr/lib/backstay/bin/pg-prune --config /etc/backstay/main.json --snapshots"
+      ];
+      noRights = [
+        "+/run/booted-system/sw/bin/zfs unallow -u postgres destroy,mount,snapshot,userprop tank/services/postgresql/main"
+      ];
+      user = [ "postgres" ];
+      # ZFS takes no delegated right from within a user namespace.
+      namespace = [ "false" ];
+      device = [ "/dev/zfs rw" ];
+      writes = [
+        "/var/lib/backstay/main"
+        "/var/lib/node_exporter/textfile_collector"
+      ];
+      timeout = [ "15min" ];
+      after = [ "postgresql-main.service" ];
+      timer = [ "OnCalendar=hourly" ];
+      age = 7200;
+      failedAssertions = [ ];
+      warnings = [ ];
+    };
+  };
+
+  "test no snapshots of our own are taken where none are declared" = {
+    expr = {
+      units = unitsOf "postgresql-snapshot-" (hostWith [
+        zfs
+        (main { })
+      ]);
+      keep =
+        (section "snapshots" (hostWith [
+          zfs
+          (main { })
+        ])).keep or null;
+      # Whatever the parts say.
+      withoutBackups = unitsOf "postgresql-snapshot-" (hostWith [
+        zfs
+        (main {
+          backup.enable = false;
+          backup.baseBackup.snapshots.enable = true;
+        })
+      ]);
+    };
+    expected = {
+      units = [ ];
+      keep = null;
+      withoutBackups = [ ];
+    };
   };
 
   "test pruning waits for whoever reads or writes backups" = {
@@ -1046,6 +1135,71 @@ in
   };
 
   "test E8 a retention of 0 days is no value" = noValue { backup.walArchive.retentionDays = 0; };
+  "test snapshots need a dataset" =
+    refused
+      [
+        "${at "backup.baseBackup.snapshots.enable"}: true, and no dataset is declared for \"/var/lib/postgresql/main\"; set modules.storage.datasets.enable = true, or declare the file system with its dataset in fileSystems."
+      ]
+      {
+        backup.baseBackup.snapshots.enable = true;
+      };
+
+  "test E11 a tablespace that no snapshot takes together with the data is refused" = {
+    expr =
+      (hostWith [
+        zfs
+        {
+          modules.storage.datasets.services = {
+            "postgresql/main/below".mountpoint = "/srv/below";
+            beside.mountpoint = "/srv/beside";
+          };
+        }
+        (main {
+          tablespaces = [
+            "/srv/below/tablespace"
+            "/srv/beside/tablespace"
+          ];
+          backup.baseBackup.snapshots.enable = true;
+        })
+      ]).failedAssertions;
+    expected = [
+      "${at "backup.baseBackup.snapshots.enable"}: the tablespace \"/srv/beside/tablespace\" is on the dataset \"tank/services/beside\", which is not below \"tank/services/postgresql/main\", that of the data, so no snapshot takes both at one moment; give it a dataset below that."
+    ];
+  };
+
+  "test who replicates snapshots of our own hears that nothing destroys them there" = {
+    expr =
+      let
+        warnings =
+          replication:
+          (hostWith [
+            zfs
+            {
+              modules.backup.sanoid.datasets."tank/services/postgresql/main".replication = {
+                targetHost = "nas";
+                targetDataset = "backup/main";
+                hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJhY2tzdGF5L2V4YW1wbGUvbm90LWEtcmVhbC1r";
+              }
+              // replication;
+            }
+            (main { backup.baseBackup.snapshots.enable = true; })
+          ]).warnings;
+        ours = lib.filter (lib.hasInfix "baseBackup.snapshots");
+      in
+      {
+        unknown = ours (warnings { });
+        promised = ours (warnings {
+          retentionDays = 60;
+        });
+      };
+    expected = {
+      unknown = [
+        "${at "backup.baseBackup.snapshots.enable"}: the dataset \"tank/services/postgresql/main\" is replicated to \"backup/main\", which gets these snapshots too, and sanoid destroys none of them there; have the target destroy those named backstay-*, and say after how long in modules.backup.sanoid.datasets.\"tank/services/postgresql/main\".replication.retentionDays."
+      ];
+      promised = [ ];
+    };
+  };
+
   "test E8 a negative retention is no value" = noValue { backup.baseBackup.retention.daily = -1; };
   "test E8 a retention with a unit is no value" = noValue { backup.walArchive.retentionDays = "30d"; };
   "test E15 a schedule that systemd would skip is no value" = noValue {

@@ -165,6 +165,7 @@ in
         maxArchiveLagSeconds = 900;
         maxBaseBackupAgeSeconds = 172800;
         interval = "1h 1500ms";
+        maxSnapshotAgeSeconds = 7200;
         maxPruneAgeSeconds = 90000;
         maxDrillAgeSeconds = 1209600;
         minimumFree = "20GB";
@@ -182,6 +183,7 @@ in
       maximumArchiveLagSeconds = 900;
       maximumBaseBackupAgeSeconds = 172800;
       intervalSeconds = 3602;
+      maximumSnapshotAgeSeconds = 7200;
       maximumPruneAgeSeconds = 90000;
       maximumDrillAgeSeconds = 1209600;
       minimumFreeBytes = 21474836480;
