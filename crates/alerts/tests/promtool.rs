@@ -139,7 +139,14 @@ fn every_panel_shows_something_whether_labels_are_honoured_or_not() -> Result<()
         testbed::skip!("{PROMTOOL} is not installed; the package prometheus has it");
     }
     let values = |label: &str| match label {
-        "of" => &["check", "base-backup", "snapshot", "prune", "drill", "replica"][..],
+        "of" => &[
+            "check",
+            "base-backup",
+            "snapshot",
+            "prune",
+            "drill",
+            "replica",
+        ][..],
         "objective" => &["rpo", "offsite-rpo", "rto"],
         _ => &["x"],
     };

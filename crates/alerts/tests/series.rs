@@ -78,7 +78,14 @@ fn every_metric_is_read_by_a_rule_or_a_panel() {
 
 #[test]
 fn a_selector_names_labels_that_the_metric_has_and_values_that_there_are() {
-    let of_jobs = ["check", "base-backup", "snapshot", "prune", "drill", "replica"];
+    let of_jobs = [
+        "check",
+        "base-backup",
+        "snapshot",
+        "prune",
+        "drill",
+        "replica",
+    ];
     let objectives = ["rpo", "offsite-rpo", "rto"];
     for expression in rules()
         .into_iter()

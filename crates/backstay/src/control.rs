@@ -1,21 +1,25 @@
 //! Stopping and starting the server of an instance: through systemd where it runs the server, through
-//! `pg_ctl` elsewhere. The server of a branch too is a unit where root asks for one.
+//! `pg_ctl` elsewhere. The server of a branch too is a unit where root asks for one. And holding a snapshot
+//! while it is read.
 //!
-//! Only root may tell systemd, and a restore is not root's work: what it writes has to belong to the
-//! server's user. So root's part is a process of its own, which can do these three things and nothing
+//! Only root may tell systemd and ZFS, and a restore is not root's work: what it writes has to belong to the
+//! server's user. So root's part is a process of its own, which can do these few things and nothing
 //! else, and ends with the restore. Whatever it is asked to start runs as the server's user.
 
+use std::collections::BTreeMap;
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use cluster::Server;
 use command::{Command, Conversation};
 use serde::{Deserialize, Serialize};
 use settings::Settings;
+use snapshot_keeping::{Holder, Holds};
 use systemd::{Service, Transient};
 use tool::{Hinted, Level};
+use zfs::{SnapshotName, Zfs};
 
 use crate::restore::say;
 
@@ -42,13 +46,7 @@ impl Control {
         let server = Server::new(&settings.postgresql);
         let how = match &settings.postgresql.unit {
             Some(_) if in_place && nix::unistd::geteuid().is_root() => {
-                let own = std::env::current_exe().context("find this program")?;
-                How::Helper(
-                    Command::new(own)
-                        .args(["control", &settings.instance, "--config"])
-                        .arg(config)
-                        .converse()?,
-                )
+                How::Helper(roots_part(settings, config)?)
             }
             Some(unit) if in_place => How::Unit(Unit::new(unit, settings)?),
             _ => How::PgCtl,
@@ -233,6 +231,62 @@ fn unit_path(path: &Path) -> Result<String> {
     ))
 }
 
+/// Begins root's part.
+fn roots_part(settings: &Settings, config: &Path) -> Result<Conversation> {
+    let own = std::env::current_exe().context("find this program")?;
+    Command::new(own)
+        .args(["control", &settings.instance, "--config"])
+        .arg(config)
+        .converse()
+}
+
+/// What holds the snapshots of an instance. To be called before root becomes somebody else.
+///
+/// Nothing where the settings declare no snapshots, or this machine has no ZFS.
+///
+/// # Errors
+///
+/// Fails when root's part cannot be started.
+pub fn holds(settings: &Settings, config: &Path) -> Result<Option<Holds>> {
+    let Ok(zfs) = Zfs::find() else {
+        return Ok(None);
+    };
+    if settings.snapshots.is_none() {
+        return Ok(None);
+    }
+    let holder: Box<dyn Holder> = if nix::unistd::geteuid().is_root() {
+        Box::new(Root(roots_part(settings, config)?))
+    } else {
+        Box::new(zfs)
+    };
+    Ok(Some(Holds::new(&settings.state_directory(), holder)))
+}
+
+/// Holds through root's part.
+struct Root(Conversation);
+
+impl Holder for Root {
+    fn hold(&mut self, tag: &str, snapshots: &[SnapshotName]) -> Result<()> {
+        ask(
+            &mut self.0,
+            &Request::Hold {
+                tag: tag.to_owned(),
+                snapshots: snapshots.iter().map(ToString::to_string).collect(),
+            },
+        )
+    }
+
+    fn release(&mut self, tag: &str, snapshots: &[SnapshotName]) -> Result<()> {
+        ask(
+            &mut self.0,
+            &Request::Release {
+                tag: tag.to_owned(),
+                snapshots: snapshots.iter().map(ToString::to_string).collect(),
+            },
+        )
+    }
+}
+
 /// What root's part can do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -243,6 +297,20 @@ enum Request {
     Start,
     /// Start the server of a branch.
     StartBranch(BranchUnit),
+    /// Keep snapshots of the instance from being destroyed.
+    Hold {
+        /// The name of the hold.
+        tag: String,
+        /// The snapshots.
+        snapshots: Vec<String>,
+    },
+    /// Take that back.
+    Release {
+        /// The name of the hold.
+        tag: String,
+        /// The snapshots.
+        snapshots: Vec<String>,
+    },
 }
 
 /// Whether it was done.
@@ -278,18 +346,26 @@ fn ask(helper: &mut Conversation, request: &Request) -> Result<()> {
 ///
 /// Fails when the settings name no unit or the input cannot be understood.
 pub fn serve(settings: &Settings) -> Result<()> {
-    let name = settings
-        .postgresql
-        .unit
-        .as_ref()
-        .context("the settings name no unit")?;
-    let mut unit = Unit::new(name, settings)?;
+    let mut unit = match &settings.postgresql.unit {
+        Some(name) => Some(Unit::new(name, settings)?),
+        None => None,
+    };
+    let no_unit = "the settings name no unit";
+    let mut held = BTreeMap::new();
     for line in std::io::stdin().lock().lines() {
         let line = line.context("read what is asked")?;
         let done = match serde_json::from_str(&line).context("understand what is asked")? {
-            Request::Stop => unit.stop(),
-            Request::Start => unit.start(),
             Request::StartBranch(branch) => branch.start(settings),
+            Request::Stop => unit.as_mut().context(no_unit).and_then(Unit::stop),
+            Request::Start => unit.as_mut().context(no_unit).and_then(Unit::start),
+            Request::Hold { tag, snapshots } => hold(settings, &tag, &snapshots).map(|names| {
+                held.insert(tag, names);
+            }),
+            Request::Release { tag, snapshots } => {
+                held.remove(&tag);
+                own_snapshots(settings, &tag, &snapshots)
+                    .and_then(|names| Zfs::find()?.release(&tag, &names))
+            }
         };
         let answer = match done {
             Ok(()) => Answer::Done,
@@ -300,5 +376,48 @@ pub fn serve(settings: &Settings) -> Result<()> {
         };
         tool::print(&(serde_json::to_string(&answer)? + "\n"))?;
     }
+    // Whoever asked was killed.
+    for (tag, names) in held {
+        Zfs::find()?.release(&tag, &names)?;
+    }
     Ok(())
+}
+
+fn hold(settings: &Settings, tag: &str, snapshots: &[String]) -> Result<Vec<SnapshotName>> {
+    let names = own_snapshots(settings, tag, snapshots)?;
+    Zfs::find()?.hold(tag, &names)?;
+    Ok(names)
+}
+
+/// Reads names of snapshots, and refuses any that is not of the declared dataset or one below it: whoever asks
+/// is the server's user, who is asked nothing about the rest of the machine.
+fn own_snapshots(
+    settings: &Settings,
+    tag: &str,
+    snapshots: &[String],
+) -> Result<Vec<SnapshotName>> {
+    ensure!(
+        snapshot_keeping::is_tag(tag),
+        "\"{tag}\" is no name of a hold of ours"
+    );
+    let declared = settings
+        .snapshots
+        .as_ref()
+        .context("the settings declare no dataset")?;
+    snapshots
+        .iter()
+        .map(|name| {
+            let name = SnapshotName::parse(name)?;
+            let is_below = name
+                .dataset()
+                .strip_prefix(&declared.dataset)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            ensure!(
+                is_below,
+                "snapshot \"{name}\" is not of dataset \"{}\" or one below it",
+                declared.dataset
+            );
+            Ok(name)
+        })
+        .collect()
 }

@@ -8,6 +8,7 @@ use base_backups::Repository;
 use cluster::Server;
 use restore_plan::ArchiveContents;
 use settings::Settings;
+use snapshot_keeping::Holds;
 use tool::Hinted;
 pub use verification::starting_points;
 use wal::{SegmentName, TimelineHistory, WalFileName};
@@ -26,6 +27,9 @@ pub struct Instance {
     pub archive: Archive,
     /// Its server.
     pub server: Server,
+    /// What keeps a snapshot from being destroyed while it is read. Nothing where there is no ZFS, and for
+    /// commands that read none.
+    pub holds: Option<Holds>,
 }
 
 /// What is in the archive, beyond names.
@@ -46,6 +50,7 @@ impl Instance {
             archive: Archive::open(&settings.archive.directory, &settings.instance)?,
             server: Server::new(&settings.postgresql),
             settings,
+            holds: None,
         })
     }
 

@@ -115,7 +115,7 @@ enum Command {
     Notify(notify::Arguments),
     /// Check a settings file and report every problem
     CheckConfig(check_config::Arguments),
-    /// Stop and start the server's unit for a restore that is not root
+    /// Stop and start the server's unit and hold snapshots for a restore that is not root
     #[command(hide = true)]
     Control {
         #[command(flatten)]
@@ -170,6 +170,16 @@ impl InstanceArguments {
     /// Opens the instance, as its owner if this is root.
     fn open(&self) -> Result<Instance> {
         Instance::open(&self.config(), self.settings_for_owner()?)
+    }
+
+    /// Opens the instance as [`InstanceArguments::open`] does, for a command that may read a snapshot.
+    fn open_for_reading(&self) -> Result<Instance> {
+        let settings = self.settings()?;
+        let holds = control::holds(&settings, &self.config())?;
+        data_directory::become_owner(&settings.postgresql.data_directory)?;
+        let mut instance = Instance::open(&self.config(), settings)?;
+        instance.holds = holds;
+        Ok(instance)
     }
 
     /// The settings file.
@@ -281,7 +291,7 @@ fn main() -> ExitCode {
 
 /// Extracts.
 fn extract(instance: &InstanceArguments, arguments: &extract::Arguments) -> Result<()> {
-    extract::extract(&instance.open()?, arguments)
+    extract::extract(&instance.open_for_reading()?, arguments)
 }
 
 /// Does something about branches; returns what could not be done otherwise, and whether it was done.
@@ -318,7 +328,7 @@ fn branch(command: &BranchCommand) -> (&'static str, Result<()>) {
 /// Makes a branch, with root's help where systemd is to run its server.
 fn create_branch(instance: &InstanceArguments, arguments: &branch::CreateArguments) -> Result<()> {
     let mut control = Control::for_branches(&instance.settings()?, &instance.config())?;
-    branch::create(&instance.open()?, &mut control, arguments)
+    branch::create(&instance.open_for_reading()?, &mut control, arguments)
 }
 
 /// Restores, with root's help where systemd runs the server.
@@ -327,8 +337,14 @@ fn restore(instance: &InstanceArguments, arguments: &restore::Arguments) -> Resu
     let config = instance.config();
     let mut control = Control::new(&settings, &config, arguments.controls_the_server())?;
     let Some(from) = arguments.off_site() else {
+        let holds = if arguments.changes_something() {
+            control::holds(&settings, &config)?
+        } else {
+            None
+        };
         data_directory::become_owner(&settings.postgresql.data_directory)?;
-        let instance = Instance::open(&config, settings)?;
+        let mut instance = Instance::open(&config, settings)?;
+        instance.holds = holds;
         return restore::restore(&instance, &mut control, arguments);
     };
     let repositories = off_site::open(&settings, from)?;

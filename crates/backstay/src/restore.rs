@@ -26,8 +26,10 @@ use restore_plan::{
 };
 use serde::Serialize;
 use settings::Postgresql;
+use snapshot_keeping::{Held, Holds};
 use tool::{Hinted, Level, WithHint as _};
 use wal::{Lsn, SegmentName, SegmentSize, WalFileName};
+use zfs::Zfs;
 
 use crate::control::Control;
 use crate::copied::other_version;
@@ -337,6 +339,11 @@ impl Arguments {
         &self.to
     }
 
+    /// Whether more than a plan is wanted.
+    pub fn changes_something(&self) -> bool {
+        !self.plan
+    }
+
     /// Where the restored cluster goes.
     pub fn destination<'a>(&'a self, present: &'a Path) -> &'a Path {
         self.into.as_deref().unwrap_or(present)
@@ -375,6 +382,7 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
         confirm(&instance.settings.instance)?;
     }
 
+    let kept = keep(instance, &sources);
     let begin = Instant::now();
     let in_place = arguments.into.is_none();
     let restarts = arguments.controls_the_server();
@@ -389,6 +397,8 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
                 say_what_is_stopped(instance, &staging);
             }
         })?;
+    // What was restored depends on no snapshot.
+    drop(kept);
     if restarts {
         control.start()?;
     } else if !in_place {
@@ -400,6 +410,53 @@ pub fn restore(instance: &Instance, control: &mut Control, arguments: &Arguments
     };
     drop(sources);
     finish(instance, arguments, &outcome)
+}
+
+/// What keeps a snapshot while it is read.
+struct Kept<'a> {
+    _open: Vec<File>,
+    _held: Option<Held<'a>>,
+}
+
+/// Keeps the snapshot that is restored from until the returned value is dropped.
+///
+/// Whoever may hold it does. What everybody can do is to keep it open: ZFS shows a snapshot by mounting it when
+/// somebody looks, and takes that back after a while or when a `zfs destroy` was refused. Several threads that
+/// look at the same moment then make the kernel panic, up to OpenZFS 2.3 (issue 17659, pull request 17943).
+/// What is open stays mounted.
+///
+/// One that is destroyed all the same fails the restore, which says so then.
+fn keep<'a>(instance: &'a Instance, sources: &Sources) -> Kept<'a> {
+    let held = instance
+        .holds
+        .as_ref()
+        .and_then(|holds| hold(holds, sources));
+    Kept {
+        _open: sources
+            .directories()
+            .into_iter()
+            .filter_map(|directory| File::open(directory).ok())
+            .collect(),
+        _held: held,
+    }
+}
+
+fn hold<'a>(holds: &'a Holds, sources: &Sources) -> Option<Held<'a>> {
+    let held = Zfs::find()
+        .and_then(|zfs| snapshot_keeping::snapshots_of(&zfs, sources.directories()))
+        .and_then(|snapshots| {
+            if snapshots.is_empty() {
+                return Ok(None);
+            }
+            holds.keep(snapshots).map(Some)
+        });
+    held.unwrap_or_else(|err| {
+        tool::log(
+            Level::Info,
+            format_args!("the snapshot is not held while it is read: {err:#}"),
+        );
+        None
+    })
 }
 
 /// Says that the server does not run, and what brings it back: at night nobody thinks of that.
@@ -455,6 +512,7 @@ pub fn restore_beside(
     let staging = Staging::take(into)?;
     let (sources, planned) = plan_with_any(instance, &arguments, into)?;
     let present = &instance.settings.postgresql.data_directory;
+    let _kept = keep(instance, &sources);
     let outcome = build(instance, &sources, &staging, planned, &arguments, present)?;
     stay_out_of_the_archive(into)?;
     Ok(outcome)

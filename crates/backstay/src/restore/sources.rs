@@ -200,6 +200,22 @@ impl Sources {
         }
     }
 
+    /// The directories that a copy is read from: of the data directory and of its tablespaces.
+    pub fn directories(&self) -> Vec<&Path> {
+        match self {
+            Self::BaseBackups(_) => Vec::new(),
+            Self::Copy(copied) => std::iter::once(copied.copy.directory.as_path())
+                .chain(
+                    copied
+                        .copy
+                        .tablespaces
+                        .iter()
+                        .map(|space| space.directory.as_path()),
+                )
+                .collect(),
+        }
+    }
+
     /// Counts WAL that comes with them among what there is.
     pub fn add_to(&self, contents: &mut Contents, unarchived: &mut Unarchived) {
         if let Self::Copy(copied) = self {
