@@ -14,7 +14,7 @@ use crate::Command;
 /// How often a program is asked whether it has ended.
 const POLL: Duration = Duration::from_millis(20);
 /// How long what a program wrote is waited for after its end: a child of it may hold the pipe open.
-const PATIENCE: Duration = Duration::from_millis(500);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How a program ended that was given something to read.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ impl Command {
 }
 
 /// Reads a pipe to its end beside the program.
-fn collect(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+pub(crate) fn collect(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();

@@ -18,10 +18,12 @@ use nix::unistd::Pid;
 
 mod conversation;
 mod input;
+mod pipe;
 mod within;
 
 pub use conversation::Conversation;
 pub use input::Answered;
+pub use pipe::Piped;
 pub use within::Told;
 
 /// Environment variables that a program keeps: where it may put temporary files, who runs it, and
