@@ -6,6 +6,8 @@
 //! Properties are read as `zfs get -Hp` prints them. No library is linked for that: `lzc_exists()`
 //! answers "no" to every error, and libzetta 0.5.0 panics on values such as `compression=zstd`.
 
+mod history;
+mod receive;
 mod size;
 mod snapshots;
 
@@ -17,6 +19,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use command::Command;
 use tool::Hinted;
 
+pub use history::{SentSnapshot, list_snapshots, parse_snapshots};
 pub use size::same_value;
 pub use snapshots::{Snapshot, SnapshotName};
 
