@@ -8,6 +8,8 @@ name: {
   drill = "postgresql-restore-drill-${name}.service";
   preseed = "preseed-postgresql-${name}.service";
   replica = content: "postgresql-replica-${name}-${content}.service";
+  receive = "postgresql-receive-${name}.service";
+  takeOver = "postgresql-take-over-${name}.service";
 
   # The jobs that copy into one of instance.backup.restic.all, and the units of such a job.
   job = repository: content: "postgresql-${name}-${content}${repository.jobSuffix}";

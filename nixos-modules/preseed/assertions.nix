@@ -37,6 +37,13 @@ let
       inherit (instance.preseed) repository;
       without = "or leave ${quote method} out";
       noDataset = "${at}: ${quote method} needs the data on ZFS, and no dataset is declared at ${quote instance.paths.root}; set modules.storage.datasets.enable = true, ${without}.";
+      noArchive =
+        if instance.backup.isArchiving then
+          null
+        else
+          "${at}: ${quote method} goes on from a snapshot through the WAL archive of this host, and ${
+            if instance.backup.enable then "backup.walArchive.enable" else "backup.enable"
+          } is false; archive, ${without}.";
       replication = "modules.backup.sanoid.datasets.${quote (toString datasets.data)}.replication";
     in
     {
@@ -47,18 +54,12 @@ let
           "${at}: ${quote method} has no replica to fetch, since ${quote datasets.data} is not replicated; set ${replication}, ${without}."
         else if replica.local then
           "${at}: ${quote method} fetches a replica from another host, and ${quote replica.dataset} is on this one; set ${replication}.targetHost, ${without}."
+        else if !sources.isDeclaredDataset datasets.data then
+          "${at}: ${quote method} has what it received mounted by backstay-datasets.service, and ${quote datasets.data} is not declared in modules.storage.datasets; declare it there, ${without}."
         else
           # Without a pinned key or a key to log in with the replication itself is refused.
-          null;
-      local =
-        if datasets.data == null then
-          noDataset
-        else if instance.backup.isArchiving then
-          null
-        else
-          "${at}: ${quote method} goes on from a snapshot through the WAL archive of this host, and ${
-            if instance.backup.enable then "backup.walArchive.enable" else "backup.enable"
-          } is false; archive, ${without}.";
+          noArchive;
+      local = if datasets.data == null then noDataset else noArchive;
       restic =
         if repository.url == null then
           "${at}: ${quote method} has no repository; set preseed.repositoryUrl or backup.restic.repositoryName, ${without}."
@@ -262,37 +263,26 @@ let
       )
       "${option name "preseed.repositoryUrl"}: ${quote url} is on ${mine}, like the data, so both are lost together; restore from a repository in another place.";
 
-  methodWarnings =
-    name: instance:
-    let
-      without = lib.subtractLists sources.restorable instance.preseed.restoreMethods;
-    in
-    lib.optional (without != [ ])
-      "${option name "preseed.restoreMethods"}: this version of pg-preseed cannot restore from ${inWords (map quote without)}, and says of ${
-        if lib.length without == 1 then "it that it" else "them that they"
-      } cannot be asked; an empty data directory is filled by the other methods, and stays empty, with the server down, when these have nothing. Leave ${
-        if lib.length without == 1 then "it" else "them"
-      } out.";
-
-  # The newest state of a replica without its archive is its last snapshot.
+  # What came after the last snapshot is in the archive, and without one there is nothing to go on with.
   replicaWarnings =
     name: instance:
     let
       replicas = sources.replicasOf instance;
       datasets = sources.datasetsOf instance;
-      methods = instance.preseed.restoreMethods;
-      hasNoArchive =
-        replicas.archive == null || replicas.archive.local || replicas.archive.host != replicas.data.host;
+      archive = if datasets.archive == null then instance.paths.archive else datasets.archive;
     in
     lib.optional
       (
-        lib.elem "syncoid" methods
-        && !lib.elem "restic" methods
+        lib.elem "syncoid" instance.preseed.restoreMethods
         && sources.has.syncoid instance
-        && datasets.archive != null
-        && hasNoArchive
+        && !sources.archiveIsBeside instance
       )
-      "${option name "preseed.restoreMethods"}: \"syncoid\" brings back the data up to its last snapshot and nothing of the archive, since ${quote datasets.archive} is not replicated to ${quote replicas.data.host}; set modules.backup.sanoid.datasets.${quote datasets.archive}.replication, or add \"restic\".";
+      "${option name "preseed.restoreMethods"}: \"syncoid\" restores the data together with the WAL archive, and ${quote archive} is not replicated to ${quote replicas.data.host}, so a new machine cannot be restored from there; ${
+        if datasets.archive == null then
+          "put the archive on a dataset that is replicated there"
+        else
+          "set modules.backup.sanoid.datasets.${quote datasets.archive}.replication"
+      }, or leave \"syncoid\" out.";
 in
 {
   config = {
@@ -303,7 +293,6 @@ in
       (ofEach recoveryProblems recovering)
     ];
     warnings = lib.concatLists [
-      (ofEach methodWarnings preseeding)
       (ofEach secretWarnings preseeding)
       (ofEach repositoryWarnings preseeding)
       (ofEach replicaWarnings preseeding)

@@ -33,11 +33,7 @@ let
       datasets = sources.datasetsOf instance;
       replicas = sources.replicasOf instance;
       # One connection fetches both, so the archive's replica counts where it is beside the data's.
-      archive =
-        if replicas.archive != null && replicas.archive.host == replicas.data.host then
-          replicas.archive.dataset
-        else
-          null;
+      archive = if sources.archiveIsBeside instance then replicas.archive.dataset else null;
     in
     {
       syncoid = lib.singleton {
@@ -51,7 +47,8 @@ let
           sendOptions
           receiveOptions
           ;
-        sshKeyFile = credential name sshKey;
+        # Its units get it as a credential. The file itself is read by root, for a plan.
+        inherit (replicas.data) sshKeyFile;
         targetDataset = datasets.data;
         archiveDataset = archive;
         archiveTargetDataset = if archive == null then null else datasets.archive;
@@ -134,7 +131,7 @@ let
         (if usesDirectory then privileges.readingEverything else lib.id) (
           if usesNetwork then blib.hardening.network else blib.hardening.helper
         );
-      # pg-preseed asks for datasets and changes none.
+      # This part of pg-preseed reads snapshots and changes no dataset.
       preset = if usesDatasets then privileges.readingSnapshots reading else reading;
 
       # "%" begins a specifier in a unit file.
@@ -179,6 +176,11 @@ let
           after =
             # An empty directory can only be told from a missing mount when the datasets are there.
             lib.optional (storage.enable && usesDatasets) "backstay-datasets.service"
+            # What another host has as a replica was received by then, and has its place.
+            ++ lib.optionals (uses "syncoid") [
+              (units name).receive
+              (units name).takeOver
+            ]
             # Another host or a repository on one is asked. Methods that stay on this host do not wait
             # for a network that may be down.
             ++ lib.optional usesNetwork "network-online.target"
@@ -193,16 +195,17 @@ let
           # Wanted and not required: a data directory that holds a cluster needs none of this.
           wants =
             lib.optional (storage.enable && usesDatasets) "backstay-datasets.service"
+            ++ lib.optionals (uses "syncoid") [
+              (units name).receive
+              (units name).takeOver
+            ]
             ++ lib.optional usesNetwork "network-online.target"
             ++ lib.optional usesDirectory "remote-fs.target";
           onFailure = notifications.onFailure "preseed-failure";
           onSuccess = notifications.onSuccess "preseed-failure";
           path =
             lib.optional (uses "restic") pkgs.restic
-            ++ lib.optionals (uses "syncoid") [
-              pkgs.sanoid
-              pkgs.openssh
-            ]
+            ++ lib.optional (uses "syncoid") pkgs.openssh
             # The userland that came with the running kernel's module; another version may not speak to it.
             ++ lib.optional usesDatasets "/run/booted-system/sw";
           serviceConfig = lib.mkIf (secrets != [ ]) {
@@ -215,6 +218,94 @@ let
         }
       ]
     );
+
+  # A replica on another host is received beside the declared datasets, by the server's user with rights over that
+  # place alone, and gets the declared name by root, who speaks to no other host. Each time the server starts; where
+  # there is a cluster both end at once.
+  receiveUnit =
+    name: instance:
+    lib.nameValuePair "postgresql-receive-${name}" (
+      lib.mkMerge [
+        (helper {
+          inherit name instance;
+          program = "pg-preseed";
+          arguments = [ "--receive" ];
+          preset = privileges.askingZfs blib.hardening.network;
+          writable = [ instance.paths.state ];
+        })
+        {
+          description = "Receive the replica of the PostgreSQL instance ${name} from another host";
+          after = [
+            # What is received goes beside these, once they have shown that they are empty.
+            "backstay-datasets.service"
+            "network-online.target"
+            "sops-install-secrets.service"
+          ];
+          wants = [
+            "backstay-datasets.service"
+            "network-online.target"
+          ];
+          onFailure = notifications.onFailure "preseed-failure";
+          onSuccess = notifications.onSuccess "preseed-failure";
+          path = [
+            pkgs.openssh
+            "/run/booted-system/sw"
+          ];
+          serviceConfig = {
+            # "+": makes the place and hands over the rights, which only root can.
+            ExecStartPre =
+              "+"
+              + blib.execStart [
+                (blib.program "pg-preseed")
+                "--config"
+                instance.paths.settingsFile
+                "--let-receive"
+                instance.user
+              ];
+            LoadCredential = [
+              "${sshKey}:${
+                lib.replaceStrings [ "%" ] [ "%%" ] (sources.replicasOf instance).data.sshKeyFile
+              }"
+            ];
+            # As in the unit of the preseed: a key that is missing is for the program to tell.
+            SetCredential = [ "${sshKey}:\\n" ];
+          };
+        }
+      ]
+    );
+  takeOverUnit =
+    name: instance:
+    lib.nameValuePair "postgresql-take-over-${name}" {
+      description = "Give the received replica of the PostgreSQL instance ${name} its place";
+      # Two at once would each find the other's mounts in its way.
+      after = [
+        (units name).receive
+        "backstay-datasets.service"
+      ];
+      restartIfChanged = false;
+      onFailure = notifications.onFailure "preseed-failure";
+      onSuccess = notifications.onSuccess "preseed-failure";
+      path = [ "/run/booted-system/sw" ];
+      serviceConfig = lib.mkMerge [
+        blib.hardening.datasets
+        {
+          Type = "oneshot";
+          ExecStart = blib.execStart [
+            (blib.program "pg-preseed")
+            "--config"
+            instance.paths.settingsFile
+            "--take-over"
+            "/etc/backstay/datasets.json"
+          ];
+          # Taking the data out of what was received, which its snapshot keeps, depends on the number of files.
+          TimeoutStartSec = "infinity";
+        }
+      ];
+    };
+  receiving = lib.filterAttrs (
+    _: instance: lib.elem "syncoid" (methodsOf instance)
+  ) preseeding;
+
   # After a restore before its start the server's base backups are all of an older timeline. What restored asks for a new one, and
   # pg-base-backup takes the request back.
   baseBackupRequest =
@@ -255,6 +346,8 @@ in
 
   config.systemd.services = lib.mkMerge [
     (lib.mapAttrs' preseedUnit preseeding)
+    (lib.mapAttrs' receiveUnit receiving)
+    (lib.mapAttrs' takeOverUnit receiving)
     # A recovery is done by the next start, so a new one restarts the server at the switch.
     (lib.mapAttrs' (
       name: instance:

@@ -55,7 +55,7 @@ let
           );
           default = sources.available config;
           defaultText = lib.literalMD ''
-            those of `"restic"` and `"baseBackups"`, in this order, that the configuration has a source for'';
+            those of `"syncoid"`, `"restic"` and `"baseBackups"`, in this order, that the configuration has a source for'';
           example = [
             "syncoid"
             "restic"
@@ -63,15 +63,18 @@ let
           description = ''
             Where a restore may come from, in the order in which they are asked:
 
-            - `syncoid`: the replica that `modules.backup.sanoid.datasets` sends this instance's datasets to;
+            - `syncoid`: the replica that `modules.backup.sanoid.datasets` sends this instance's datasets to, on another
+              host. It is received over ssh with all its snapshots, beside the declared datasets, and then takes their
+              place, so the next replication goes on where the last one ended. How far it reaches is known only then:
+              wherever it is in the list, it is received before the sources are asked. The user on the other host has to be
+              allowed to send it: `zfs allow -u USER send DATASET`;
             - `local`: a snapshot of the instance's own dataset, and what came after it from the WAL archive on this host; no
               snapshot is rolled back or destroyed;
             - `restic`: base backups and WAL out of a restic repository; of several each is asked for itself, so one that
               is lost hides none of the others;
             - `baseBackups`: base backups and WAL that are still on this host.
 
-            A method without a source is refused. This version cannot restore from `syncoid`, which is a
-            warning: pg-preseed says that it cannot be asked, so it is never a proof of emptiness.
+            A method without a source is refused.
           '';
         };
 

@@ -3,6 +3,7 @@
 let
   places = import ../backup/places.nix { inherit lib config; };
   inherit (config.modules.backup) sanoid;
+  storage = config.modules.storage.datasets;
 in
 rec {
   # The datasets that data and archive are mounted from; null where they are not on ZFS.
@@ -19,6 +20,22 @@ rec {
     in
     lib.mapAttrs (_: of) (datasetsOf instance);
 
+  # Whether the replica of the archive, which is fetched in the same way, is where that of the data is.
+  archiveIsBeside =
+    instance:
+    let
+      replicas = replicasOf instance;
+    in
+    replicas.archive != null && replicas.archive.host == replicas.data.host;
+
+  # What was received is mounted as it is declared there.
+  isDeclaredDataset =
+    dataset:
+    storage.enable
+    && lib.any (declared: declared.dataset == dataset) (
+      lib.attrValues storage.services ++ lib.attrValues storage.utility
+    );
+
   # What each method needs.
   has = {
     syncoid =
@@ -27,7 +44,11 @@ rec {
         replica = (replicasOf instance).data;
       in
       # Of a replica on another pool of this host there is neither.
-      replica != null && replica.knownHosts != null && replica.sshKeyFile != null;
+      replica != null
+      && replica.knownHosts != null
+      && replica.sshKeyFile != null
+      && isDeclaredDataset (datasetsOf instance).data
+      && instance.backup.isArchiving;
     # What came after a snapshot is in the archive.
     local = instance: (datasetsOf instance).data != null && instance.backup.isArchiving;
     restic =
@@ -36,15 +57,13 @@ rec {
     baseBackups = instance: instance.backup.takesBaseBackups;
   };
 
-  # Those that pg-preseed can restore from. Asked for another one it answers that it cannot say, and an
-  # empty data directory stays empty.
-  restorable = [
-    "local"
-    "restic"
-    "baseBackups"
-  ];
-
-  # Those that are asked unless others are named. Snapshots are lost with the disks that a preseed is for, so
-  # they are asked only where somebody names them.
-  available = instance: lib.filter (method: has.${method} instance) (lib.remove "local" restorable);
+  # Those that are asked unless others are named. Snapshots of this host are lost with the disks that a preseed is
+  # for, so they are asked only where somebody names them. A replica without the archive's would keep the server down.
+  available =
+    instance:
+    lib.optional (has.syncoid instance && archiveIsBeside instance) "syncoid"
+    ++ lib.filter (method: has.${method} instance) [
+      "restic"
+      "baseBackups"
+    ];
 }

@@ -83,7 +83,9 @@ class Duty:
 DUTIES = [
     Duty(
         "reaches other hosts",
-        re.compile(r"(notify|notify-recovered)@|restic-|preseed-|postgresql-restore-drill-|postgresql-replica-|syncoid-"),
+        re.compile(
+            r"(notify|notify-recovered)@|restic-|preseed-|postgresql-receive-|postgresql-restore-drill-|postgresql-replica-|syncoid-"
+        ),
         "RestrictAddressFamilies",
         re.compile(r"AF_INET6?"),
         {"PrivateNetwork": None, "IPAddressDeny": None, "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6"},
@@ -102,6 +104,14 @@ DUTIES = [
         },
     ),
     Duty(
+        "receives datasets",
+        # With rights over one place, which ZFS does not know in a user namespace of the unit.
+        re.compile(r"postgresql-receive-"),
+        "PrivateUsers",
+        re.compile(r"false|no"),
+        {"PrivateUsers": None},
+    ),
+    Duty(
         "is root",
         # A job of restic whose repository is a directory, where root's files are read by root only.
         re.compile(r"restic-"),
@@ -111,8 +121,8 @@ DUTIES = [
     ),
 ]
 
-# What makes, snapshots and sends datasets; no other unit changes one.
-CHANGES_DATASETS = re.compile(r"backstay-datasets|sanoid|syncoid-")
+# What makes, snapshots, sends and renames datasets; no other unit changes one.
+CHANGES_DATASETS = re.compile(r"backstay-datasets|postgresql-take-over-|sanoid|syncoid-")
 
 # NixOS' own, of which only what our modules set is rendered: its sandbox is not there to be looked at.
 NOT_OURS = re.compile(r"prometheus-.*")

@@ -61,6 +61,19 @@ pub fn in_order(answers: &[Answer], choose: Choose) -> Vec<usize> {
     usable.into_iter().map(|(index, _)| index).collect()
 }
 
+/// The place in `answers` of the source that a restore would begin with, for a plan. What has to be received first
+/// counts in the declared order; how fresh it is nobody knows before.
+pub fn first(answers: &[Answer], choose: Choose) -> Option<usize> {
+    let has_to_come = answers
+        .iter()
+        .position(|answer| matches!(answer, Answer::HasToCome(_)));
+    let is_there = in_order(answers, choose).first().copied();
+    match (choose, has_to_come, is_there) {
+        (Choose::Order, Some(to_come), Some(there)) => Some(to_come.min(there)),
+        (_, to_come, there) => there.or(to_come),
+    }
+}
+
 /// What it comes to when nothing was restored.
 pub fn without_restore(answers: &[Answer], may_do_without_proof: bool) -> PreseedOutcome {
     if answers.iter().all(|answer| *answer == Answer::Nothing) {
@@ -129,6 +142,30 @@ mod tests {
         ];
         assert_eq!(in_order(&answers, Choose::Order), [1, 3, 4, 5]);
         assert_eq!(in_order(&answers, Choose::Freshest), [4, 5, 3, 1]);
+    }
+
+    #[test]
+    fn what_has_to_be_received_is_planned_in_its_turn_and_is_no_proof() {
+        let to_come = Answer::HasToCome(crate::source::Receivable {
+            snapshot: "vault/main@hourly".into(),
+            host: "nas".into(),
+            taken: Timestamp::UNIX_EPOCH,
+            bytes: 1,
+        });
+        let there = has(1, 5);
+        let both = [to_come.clone(), there.clone()];
+        assert_eq!(first(&both, Choose::Order), Some(0));
+        assert_eq!(first(&both, Choose::Freshest), Some(1));
+        assert_eq!(first(&[there, to_come.clone()], Choose::Order), Some(0));
+        for choose in [Choose::Order, Choose::Freshest] {
+            assert_eq!(first(&[cannot_say(), to_come.clone()], choose), Some(1));
+            assert_eq!(first(&[cannot_say(), Answer::Nothing], choose), None);
+        }
+        assert_eq!(in_order(&both, Choose::Order), [1]);
+        assert_eq!(
+            without_restore(&[Answer::Nothing, to_come], false),
+            PreseedOutcome::Failed
+        );
     }
 
     #[test]

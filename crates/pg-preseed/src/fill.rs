@@ -14,12 +14,13 @@ use restore_plan::Target;
 use settings::{Choose, Preseed, Settings};
 use tool::{Hinted, Level};
 
+use crate::received::Record;
 use crate::situation::{Known, Situation};
 use crate::source::{self, Answer, Offer, Source};
 use crate::{choice, finish, metrics};
 
 /// Pauses before the sources that could not say are asked again. A network is often seconds late at boot.
-const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(5)];
+pub const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(5)];
 
 /// Fills the data directory if there is nothing in it.
 ///
@@ -70,7 +71,11 @@ pub fn target_of(preseed: &Preseed) -> Result<Target> {
 }
 
 /// Keeps a second run from beginning.
-fn lock(settings: &Settings) -> Result<Lock> {
+///
+/// # Errors
+///
+/// Fails when there is one.
+pub fn lock(settings: &Settings) -> Result<Lock> {
     let state = settings.state_directory();
     durable_file::ensure_directory(&state)?;
     durable_file::try_lock(&state.join("preseed.lock"))?.ok_or_else(|| {
@@ -170,6 +175,12 @@ impl<'a> Filling<'a> {
             target: Some(self.preseed.target.clone()),
             ..PreseedRecord::new(PreseedOutcome::Begun, PreseedStep::Asking, Timestamp::now())
         };
+        // What was received for it is part of what it took.
+        if let Some(received) = Record::read(self.settings)?
+            && received.snapshot.is_some()
+        {
+            self.record.begun_at = received.begun_at;
+        }
         self.note(PreseedStep::Asking)?;
         metrics::write(self.settings, &self.record, None);
         // What a run had fetched that was interrupted.
@@ -396,6 +407,7 @@ impl<'a> Filling<'a> {
             }
         }
         self.conclude(PreseedOutcome::Restored)?;
+        Record::forget(self.settings)?;
         say(&format!(
             "\"{}\" was filled from source {}",
             data.display(),
@@ -520,6 +532,7 @@ fn kind_in(source: &str) -> Option<&str> {
     source.split_once('(')?.1.strip_suffix(')')
 }
 
-fn say(what: &str) {
+/// Tells what is going on.
+pub fn say(what: &str) {
     tool::log(Level::Info, format_args!("{what}"));
 }

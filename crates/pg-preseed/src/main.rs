@@ -7,14 +7,21 @@
 //! nothing, or cannot say; only the proof of nothing by all of them lets the server begin anew. Which one is
 //! taken is decided without touching anything ([`choice`]). The restore itself is `backstay restore`, run as a
 //! person would run it ([`fill`]), and every step is written down before it is begun.
+//!
+//! What another machine has as a replica is received before that ([`receive`]), and gets its place from root
+//! ([`take_over`]); both are runs of their own.
 
 mod choice;
 mod fill;
 mod finish;
 mod metrics;
 mod plan;
+mod receive;
+mod received;
+mod replica;
 mod situation;
 mod source;
+mod take_over;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +38,10 @@ const PROGRAM: Program = Program {
 /// Fill an empty data directory from a copy before the server starts for the first time
 #[derive(Debug, Parser)]
 #[command(version, about)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 struct Cli {
     /// Settings file, JSON
     #[arg(long, value_name = "FILE")]
@@ -47,6 +58,18 @@ struct Cli {
     /// Print the plan as JSON
     #[arg(long, requires = "plan")]
     json: bool,
+
+    /// As root: make the places that a replica of another machine is received into, and let this user do that
+    #[arg(long, value_name = "USER", conflicts_with_all = ["plan", "receive", "take_over"])]
+    let_receive: Option<String>,
+
+    /// Receive the replica of another machine, beside the declared datasets
+    #[arg(long, conflicts_with_all = ["plan", "take_over"])]
+    receive: bool,
+
+    /// As root: give what was received the declared names, and mount it as this file, JSON, declares
+    #[arg(long, value_name = "DATASETS", conflicts_with = "plan")]
+    take_over: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -63,8 +86,21 @@ fn main() -> ExitCode {
                 "declare the section preseed with its sources",
             )
         })?;
+        if let Some(user) = &cli.let_receive {
+            take_over::let_receive(&settings, preseed, user)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(datasets) = &cli.take_over {
+            take_over::run(&settings, preseed, datasets)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if cli.receive {
+            data_directory::become_owner(&settings.postgresql.data_directory)?;
+            receive::run(&settings, preseed)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         // Passwords are read by whoever may; then nothing is done as root.
-        let sources = source::open(&config, &settings, preseed);
+        let sources = source::open(&config, &settings, preseed, cli.plan);
         data_directory::become_owner(&settings.postgresql.data_directory)?;
         if cli.plan {
             plan::show(&settings, preseed, &sources, cli.json)?;

@@ -47,7 +47,7 @@ struct Estimate {
 #[serde(rename_all = "camelCase")]
 struct Asked {
     source: String,
-    /// `has`, `nothing` or `cannotSay`.
+    /// `has`, `hasToCome`, `nothing` or `cannotSay`.
     answer: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
@@ -55,6 +55,18 @@ struct Asked {
     hint: Option<String>,
     #[serde(flatten)]
     offer: Option<Offered>,
+    #[serde(flatten)]
+    replica: Option<ToCome>,
+}
+
+/// What has to be received before it is known how far it reaches.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ToCome {
+    host: String,
+    snapshot: String,
+    snapshot_time: Timestamp,
+    receive_bytes: u64,
 }
 
 /// What it has.
@@ -88,7 +100,7 @@ pub fn show(
         .iter()
         .map(|source| choice::judged(source.ask(settings, &target, None), &known))
         .collect();
-    let first = choice::in_order(&answers, preseed.choose).first().copied();
+    let first = choice::first(&answers, preseed.choose);
     let action = match situation {
         Situation::Cluster => "leave",
         Situation::Unfinished | Situation::Swapping(_) => "finish",
@@ -133,9 +145,19 @@ fn asked(source: &Source, answer: &Answer) -> Asked {
         why: None,
         hint: None,
         offer: None,
+        replica: None,
     };
     match answer {
         Answer::Nothing => {}
+        Answer::HasToCome(replica) => {
+            asked.answer = "hasToCome";
+            asked.replica = Some(ToCome {
+                host: replica.host.clone(),
+                snapshot: replica.snapshot.clone(),
+                snapshot_time: replica.taken,
+                receive_bytes: replica.bytes,
+            });
+        }
         Answer::CannotSay { why, hint } => {
             asked.answer = "cannotSay";
             asked.why = Some(why.clone());
@@ -191,6 +213,18 @@ fn text(plan: &Plan) -> Result<String> {
     let mut text = String::new();
     let data = plan.data_directory.display();
     for asked in &plan.sources {
+        if let Some(replica) = &asked.replica {
+            writeln!(
+                text,
+                "{:<18} {} of {} on host \"{}\", {} MiB to receive with all snapshots; how far it reaches is known then",
+                asked.source,
+                replica.snapshot,
+                replica.snapshot_time,
+                replica.host,
+                replica.receive_bytes.div_ceil(1 << 20)
+            )?;
+            continue;
+        }
         match (&asked.offer, &asked.why) {
             (Some(offer), _) => {
                 writeln!(

@@ -3,6 +3,7 @@
 mod base_backups;
 mod local;
 mod restic;
+mod syncoid;
 
 use std::fmt;
 use std::path::Path;
@@ -57,6 +58,8 @@ trait Ask {
 pub enum Answer {
     /// It has a restore point that reaches the target.
     Has(Offer),
+    /// It has a replica, and how far that reaches is known once it was received. Said for a plan only.
+    HasToCome(Receivable),
     /// It has proven that it holds nothing of this instance.
     Nothing,
     /// It may hold something, and that cannot be had.
@@ -66,6 +69,19 @@ pub enum Answer {
         /// A way out.
         hint: Option<String>,
     },
+}
+
+/// A replica that was not received yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receivable {
+    /// Its newest snapshot.
+    pub snapshot: String,
+    /// The other machine.
+    pub host: String,
+    /// When that snapshot was taken.
+    pub taken: Timestamp,
+    /// What data and archive take there with all snapshots, in bytes.
+    pub bytes: u64,
 }
 
 /// A restore point.
@@ -109,14 +125,24 @@ impl fmt::Display for Answer {
                 "has {} and WAL up to {}",
                 offer.starting_point, offer.reach
             ),
+            Self::HasToCome(Receivable {
+                snapshot,
+                host,
+                taken,
+                ..
+            }) => write!(
+                f,
+                "has {snapshot} of {taken} on host \"{host}\", which has to be received"
+            ),
             Self::Nothing => f.write_str("has shown that it holds nothing of this instance"),
             Self::CannotSay { why, .. } => f.write_str(why),
         }
     }
 }
 
-/// Prepares to ask the sources that `config` declares. One that cannot be prepared cannot say what it has.
-pub fn open(config: &Path, settings: &Settings, preseed: &Preseed) -> Vec<Source> {
+/// Prepares to ask the sources that `config` declares, to restore from them or for a plan. One that cannot be prepared
+/// cannot say what it has.
+pub fn open(config: &Path, settings: &Settings, preseed: &Preseed, is_plan: bool) -> Vec<Source> {
     preseed
         .sources
         .iter()
@@ -139,7 +165,11 @@ pub fn open(config: &Path, settings: &Settings, preseed: &Preseed) -> Vec<Source
                     Arc::new(local::InSnapshots::of(dataset, config, preseed)),
                     None,
                 ),
-                PreseedSource::Syncoid(_) => ("syncoid", Arc::new(Unable), None),
+                PreseedSource::Syncoid(declared) => (
+                    "syncoid",
+                    Arc::new(syncoid::Received::of(declared, config, preseed, is_plan)),
+                    None,
+                ),
             };
             Source {
                 number: index + 1,
@@ -149,19 +179,6 @@ pub fn open(config: &Path, settings: &Settings, preseed: &Preseed) -> Vec<Source
             }
         })
         .collect()
-}
-
-/// A kind of source that this version cannot restore from. It may hold everything.
-struct Unable;
-
-impl Ask for Unable {
-    fn ask(&self, _: &Settings, _: &Target) -> Result<Answer> {
-        Err(Hinted::new(
-            "a restore that begins with a dataset of another machine is made by hand in this version",
-            "bring the dataset back with `zfs receive`, mount it, and start the server",
-        )
-        .into())
-    }
 }
 
 impl Source {

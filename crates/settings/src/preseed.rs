@@ -59,7 +59,7 @@ pub enum Choose {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "SourceForm", into = "SourceForm")]
 pub enum PreseedSource {
-    /// A dataset on another machine, received with syncoid.
+    /// A dataset on another machine, to which syncoid has sent it.
     Syncoid(Box<SyncoidSource>),
     /// A snapshot of a dataset on this machine.
     Local {
@@ -83,9 +83,11 @@ pub struct SyncoidSource {
     pub dataset: String,
     /// The dataset that it becomes here.
     pub target_dataset: String,
-    /// Options for `zfs send`, as syncoid's `--sendoptions` takes them.
+    /// Options for `zfs send`, as syncoid's `--sendoptions` takes them. Of these `L`, `c`, `e` and `w` count on the
+    /// way back.
     pub send_options: Option<String>,
-    /// Options for `zfs receive`, as syncoid's `--recvoptions` takes them.
+    /// Options for `zfs receive`, as syncoid's `--recvoptions` takes them, for the way there. What comes back gets
+    /// the declared properties.
     pub receive_options: Option<String>,
     /// The dataset of the WAL archive there and the one that it becomes here, if it goes along.
     pub archive: Option<(String, String)>,
@@ -133,10 +135,12 @@ struct SourceForm {
     /// `syncoid`: a line as in `known_hosts(5)` with the key that the other machine has to show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     known_hosts: Option<String>,
-    /// `syncoid`: options for `zfs send`, as syncoid's `--sendoptions` takes them.
+    /// `syncoid`: options for `zfs send`, as syncoid's `--sendoptions` takes them. Of these `L`, `c`, `e` and `w`
+    /// count on the way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     send_options: Option<String>,
-    /// `syncoid`: options for `zfs receive`, as syncoid's `--recvoptions` takes them.
+    /// `syncoid`: options for `zfs receive`, as syncoid's `--recvoptions` takes them, for the way there. What comes
+    /// back gets the declared properties.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     receive_options: Option<String>,
     /// `syncoid`, `local`: the dataset of the WAL archive, there or here, if it goes along.
@@ -160,7 +164,7 @@ struct SourceForm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 enum SourceKind {
-    /// A dataset on another machine, received with syncoid.
+    /// A dataset on another machine, to which syncoid has sent it.
     Syncoid,
     /// A snapshot of a dataset on this machine.
     Local,

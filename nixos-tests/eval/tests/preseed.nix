@@ -148,16 +148,74 @@ in
         })
       ]).config.modules.services.postgresql.instances.main.preseed.restoreMethods;
     expected = [
+      "syncoid"
       "restic"
       "baseBackups"
     ];
   };
 
-  "test methods that this version cannot restore from are told" = {
+  "test a replica without the archive's is not asked without being named" = {
+    expr =
+      (hostWith [
+        onZfs
+        (replicate "main" { })
+        (main { preseed.enable = true; })
+      ]).config.modules.services.postgresql.instances.main.preseed.restoreMethods;
+    expected = [ "baseBackups" ];
+  };
+
+  "test of methods that have all they need nothing is said" = {
     expr = lib.filter (lib.hasPrefix methods) everything.warnings;
-    expected = [
-      "${methods}: this version of pg-preseed cannot restore from \"syncoid\", and says of it that it cannot be asked; an empty data directory is filled by the other methods, and stays empty, with the server down, when these have nothing. Leave it out."
-    ];
+    expected = [ ];
+  };
+
+  "test a replica is received by the server's user and gets its place from root, before the preseed" = {
+    expr =
+      let
+        receive = "postgresql-receive-main.service";
+        takeOver = "postgresql-take-over-main.service";
+        of = directive: unit: words directive unit everything;
+        ordered =
+          unit: after: lib.all (one: lib.elem one (of "After" unit) && lib.elem one (of "Wants" unit)) after;
+      in
+      {
+        receives = values "ExecStart" receive everything;
+        rights = values "ExecStartPre" receive everything;
+        key = values "LoadCredential" receive everything;
+        user = values "User" receive everything;
+        takesOver = values "ExecStart" takeOver everything;
+        root = values "User" takeOver everything;
+        # Root speaks to nobody, and mounts for everybody.
+        network = values "PrivateNetwork" takeOver everything;
+        namespace = values "ProtectSystem" takeOver everything;
+        before = ordered unit [
+          receive
+          takeOver
+        ];
+        inTurn = lib.elem receive (of "After" takeOver);
+        datasets = ordered receive [ "backstay-datasets.service" ];
+        others = lib.filter (name: lib.hasPrefix "postgresql-receive" name) (
+          lib.attrNames fromBaseBackups.units
+        );
+      };
+    expected = {
+      receives = [ "/usr/lib/backstay/bin/pg-preseed --config /etc/backstay/main.json --receive" ];
+      rights = [
+        "+/usr/lib/backstay/bin/pg-preseed --config /etc/backstay/main.json --let-receive postgres"
+      ];
+      key = [ "ssh-key:/var/lib/zfs-replication/.ssh/id_ed25519" ];
+      user = [ "postgres" ];
+      takesOver = [
+        "/usr/lib/backstay/bin/pg-preseed --config /etc/backstay/main.json --take-over /etc/backstay/datasets.json"
+      ];
+      root = [ "root" ];
+      network = [ "true" ];
+      namespace = [ ];
+      before = true;
+      inTurn = true;
+      datasets = true;
+      others = [ ];
+    };
   };
 
   "test every source that is named is asked, in the order of the guide" = {
@@ -174,7 +232,7 @@ in
           archiveDataset = "backup/forge/services/postgresql/main-wal";
           archiveTargetDataset = "tank/services/postgresql/main-wal";
           knownHosts = "nas-1.example.org ${hostKey}";
-          sshKeyFile = "/run/credentials/preseed-postgresql-main.service/ssh-key";
+          sshKeyFile = "/var/lib/zfs-replication/.ssh/id_ed25519";
           sendOptions = "w";
           receiveOptions = "u";
         }
@@ -536,12 +594,16 @@ in
       ];
       all = [
         "backstay-datasets.service"
+        "postgresql-receive-main.service"
+        "postgresql-take-over-main.service"
         "network-online.target"
         "sops-install-secrets.service"
       ];
       required = [ ];
       wanted = [
         "backstay-datasets.service"
+        "postgresql-receive-main.service"
+        "postgresql-take-over-main.service"
         "network-online.target"
       ];
     };
@@ -916,6 +978,34 @@ in
         })
       ];
 
+  "test E5 syncoid for a dataset that nothing mounts again is refused" =
+    refusedOn
+      [
+        "${methods}: \"syncoid\" has what it received mounted by backstay-datasets.service, and \"tank/pg/main\" is not declared in modules.storage.datasets; declare it there, or leave \"syncoid\" out."
+      ]
+      [
+        {
+          fileSystems."/var/lib/postgresql/main" = {
+            device = "tank/pg/main";
+            fsType = "zfs";
+          };
+          modules.backup.sanoid.datasets."tank/pg/main" = {
+            useTemplate = [ "postgresql" ];
+            replication = {
+              targetHost = "nas-1.example.org";
+              targetDataset = "backup/forge/main";
+              inherit hostKey;
+            };
+          };
+        }
+        (main {
+          preseed = {
+            enable = true;
+            restoreMethods = [ "syncoid" ];
+          };
+        })
+      ];
+
   "test E5 syncoid without the key of the host, or a key for it, is refused once" =
     let
       problems =
@@ -1249,8 +1339,7 @@ in
   "test a replica without its archive is told" =
     warnedOn
       [
-        "${methods}: this version of pg-preseed cannot restore from \"syncoid\", and says of it that it cannot be asked; an empty data directory is filled by the other methods, and stays empty, with the server down, when these have nothing. Leave it out."
-        "${methods}: \"syncoid\" brings back the data up to its last snapshot and nothing of the archive, since \"tank/services/postgresql/main-wal\" is not replicated to \"nas-1.example.org\"; set modules.backup.sanoid.datasets.\"tank/services/postgresql/main-wal\".replication, or add \"restic\"."
+        "${methods}: \"syncoid\" restores the data together with the WAL archive, and \"tank/services/postgresql/main-wal\" is not replicated to \"nas-1.example.org\", so a new machine cannot be restored from there; set modules.backup.sanoid.datasets.\"tank/services/postgresql/main-wal\".replication, or leave \"syncoid\" out."
       ]
       [
         onZfs

@@ -684,10 +684,7 @@ in
       required = directive rebuilt "postgresql-main.service" "Requires";
     };
     expected = {
-      # What its text promises of the first one is not there yet, and that is said.
-      problems = [
-        "modules.services.postgresql.instances.main.preseed.restoreMethods: this version of pg-preseed cannot restore from \"syncoid\", and says of it that it cannot be asked; an empty data directory is filled by the other methods, and stays empty, with the server down, when these have nothing. Leave it out."
-      ];
+      problems = [ ];
       sources = [
         "syncoid"
         "local"
