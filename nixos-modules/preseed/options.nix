@@ -67,7 +67,7 @@ let
               host. It is received over ssh with all its snapshots, beside the declared datasets, and then takes their
               place, so the next replication goes on where the last one ended. How far it reaches is known only then:
               wherever it is in the list, it is received before the sources are asked. The user on the other host has to be
-              allowed to send it: `zfs allow -u USER send DATASET`;
+              allowed to send it: `zfs allow -u USER hold,send DATASET`;
             - `local`: a snapshot of the instance's own dataset, and what came after it from the WAL archive on this host; no
               snapshot is rolled back or destroyed;
             - `restic`: base backups and WAL out of a restic repository; of several each is asked for itself, so one that

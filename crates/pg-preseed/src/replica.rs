@@ -186,7 +186,7 @@ impl<'a> Remote<'a> {
             Hinted::new(
                 format!("host \"{host}\" could not say or send what it has: {said}"),
                 format!(
-                    "its pool has to be imported, and its user has to be allowed to send: `zfs allow -u {user} send {}` over there",
+                    "its pool has to be imported, and its user has to be allowed to send: `zfs allow -u {user} hold,send {}` over there",
                     self.declared.dataset
                 ),
             )
