@@ -100,7 +100,7 @@
     sql("CREATE TABLE orders AS SELECT g AS id, md5(g::text) AS what FROM generate_series(1, 5000) AS g")
     sql("SELECT pg_switch_wal()")
     # What takes long enough to be sent for the power to fail meanwhile.
-    machine.succeed("dd if=/dev/urandom of=/var/lib/postgresql/main/noise bs=1M count=192 status=none")
+    machine.succeed("dd if=/dev/urandom of=/var/lib/postgresql/main/noise bs=1M count=64 status=none")
     machine.succeed("systemctl start --wait sanoid.service", timeout=600)
 
     # The second machine.
@@ -129,13 +129,6 @@
         send(MAIN + "-wal")
         t.assertEqual(snapshots(REPLICA + "-wal"), snapshots(MAIN + "-wal"))
 
-    with subtest("the data is sent to the other pool as it is on disk, with rights that end with the transfer"):
-        machine.succeed(f"systemctl start --no-block {unit(MAIN)}")
-        machine.wait_until_succeeds(f"zfs get -H -o value receive_resume_token {REPLICA} | grep -qv '^-'", timeout=300)
-        # The replica did not exist: the rights to receive it are those over its parent, and nothing else is there.
-        t.assertEqual(rights("vault/machine").split(), ["user", "zfs-replication", RECEIVING])
-        t.assertEqual(rights(MAIN).split(), ["user", "zfs-replication", SENDING])
-
     with subtest("a replica is as old as the replica says, and one that cannot be asked says nothing"):
         # The settings have the key that nobody has.
         t.assertFalse(asked("wal"))
@@ -160,6 +153,13 @@
         machine.succeed(SERVE)
         _, health = machine.execute("runuser -u postgres -- /usr/lib/backstay/bin/pg-healthcheck --config /etc/backstay/main.json --json", timeout=300)
         t.assertGreater(json.loads(health)["replicaAgeSeconds"]["wal"], 0)
+
+    with subtest("the data is sent to the other pool as it is on disk, with rights that end with the transfer"):
+        machine.succeed(f"systemctl start --no-block {unit(MAIN)}")
+        machine.wait_until_succeeds(f"zfs get -H -o value receive_resume_token {REPLICA} | grep -qv '^-'", timeout=300)
+        # The replica did not exist: the rights to receive it are those over its parent, and nothing else is there.
+        t.assertEqual(rights("vault/machine").split(), ["user", "zfs-replication", RECEIVING])
+        t.assertEqual(rights(MAIN).split(), ["user", "zfs-replication", SENDING])
 
     with subtest("the transfer is broken off, and goes on where it was"):
         machine.succeed("pkill -KILL -x zfs")
