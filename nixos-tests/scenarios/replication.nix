@@ -100,7 +100,7 @@
     sql("CREATE TABLE orders AS SELECT g AS id, md5(g::text) AS what FROM generate_series(1, 5000) AS g")
     sql("SELECT pg_switch_wal()")
     # What takes long enough to be sent for the power to fail meanwhile.
-    machine.succeed("dd if=/dev/urandom of=/var/lib/postgresql/main/noise bs=1M count=64 status=none")
+    machine.succeed("dd if=/dev/urandom of=/var/lib/postgresql/main/noise bs=1M count=192 status=none")
     machine.succeed("systemctl start --wait sanoid.service", timeout=600)
 
     # The second machine.

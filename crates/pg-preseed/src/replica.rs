@@ -3,20 +3,13 @@
 //! `zfs` over there is run as the user that replicates to it. A dataset is absent only when a listing of its
 //! whole pool that succeeded does not have it.
 
-use std::io::Write as _;
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result, anyhow};
-use command::{Command, Piped, quoted};
+use command::{Command, Piped};
+use replica::{NO_CONNECTION, Ssh};
 use settings::{SshHost, SyncoidSource};
-use tempfile::NamedTempFile;
 use tool::Hinted;
 use zfs::{SentSnapshot, list_snapshots, parse_snapshots, pool_of};
 
-/// What the unit calls the key that ssh logs in with.
-const CREDENTIAL: &str = "ssh-key";
-/// ssh's own status for a connection that could not be made, or was lost.
-const NO_CONNECTION: i32 = 255;
 /// Options of `zfs send` that mean something on the way back: as it is on disk, and how blocks travel. Others are
 /// about what goes along, and nothing but the data is to.
 const SEND_OPTIONS: &str = "Lcew";
@@ -85,9 +78,7 @@ impl Replicas {
 /// The other machine, ready to be asked.
 pub struct Remote<'a> {
     declared: &'a SyncoidSource,
-    ssh: PathBuf,
-    key: PathBuf,
-    known_hosts: NamedTempFile,
+    ssh: Ssh,
 }
 
 impl<'a> Remote<'a> {
@@ -97,70 +88,20 @@ impl<'a> Remote<'a> {
     ///
     /// Fails when there is no ssh, or no key to log in with.
     pub fn open(declared: &'a SyncoidSource) -> Result<Self> {
-        let ssh = command::in_path("ssh").context("find \"ssh\" in PATH")?;
-        // systemd hands the key to the unit; somebody else may be allowed to read the file.
-        let key = std::env::var_os("CREDENTIALS_DIRECTORY")
-            .map(|directory| PathBuf::from(directory).join(CREDENTIAL))
-            .filter(|credential| credential.exists())
-            .unwrap_or_else(|| declared.ssh.ssh_key_file.clone());
-        let text = std::fs::read(&key)
-            .with_context(|| format!("read the key \"{}\"", declared.ssh.ssh_key_file.display()));
-        // What systemd gives a unit in the place of a file that is missing is empty.
-        if !text?.iter().any(|byte| !byte.is_ascii_whitespace()) {
-            return Err(Hinted::new(
-                format!(
-                    "the key \"{}\", with which \"{}\" would let this machine in, is missing",
-                    declared.ssh.ssh_key_file.display(),
-                    declared.ssh.host
-                ),
-                "put it there; a new machine needs it before anything has been restored",
-            )
-            .into());
-        }
-        let mut known_hosts = NamedTempFile::new().context("make a file for the host's key")?;
-        writeln!(known_hosts, "{}", declared.ssh.known_hosts)
-            .context("write the key that the host has to show")?;
         Ok(Self {
             declared,
-            ssh,
-            key,
-            known_hosts,
+            ssh: Ssh::to(&declared.ssh)?,
         })
     }
 
-    /// `words` as a command of the other machine.
-    fn command<S: AsRef<str>>(&self, words: &[S]) -> Command {
-        let words: Vec<String> = words.iter().map(|word| quoted(word.as_ref())).collect();
-        let option = |name: &str, value: &str| format!("-o{name}={value}");
-        Command::new(&self.ssh)
-            // What is configured for people on this machine is not meant.
-            .args(["-F", "none", "-T", "-i"])
-            .arg(&self.key)
-            .args([
-                option("IdentitiesOnly", "yes"),
-                // Nobody is there to type anything, and nobody but the declared host is believed.
-                option("BatchMode", "yes"),
-                option("StrictHostKeyChecking", "yes"),
-                option(
-                    "UserKnownHostsFile",
-                    &self.known_hosts.path().to_string_lossy(),
-                ),
-                option("GlobalKnownHostsFile", "/dev/null"),
-                option("UpdateHostKeys", "no"),
-                option("LogLevel", "ERROR"),
-                // A host that falls silent is given up within a minute.
-                option("ConnectTimeout", "20"),
-                option("ServerAliveInterval", "15"),
-                option("ServerAliveCountMax", "4"),
-            ])
-            .args(["-p", &self.declared.ssh.port.to_string()])
-            .args(["-l", &self.declared.ssh.user, "--", &self.declared.ssh.host])
-            .arg(words.join(" "))
+    /// `zfs` over there.
+    fn zfs<S: AsRef<str>>(&self, words: &[S]) -> Command {
+        self.ssh.command("zfs", words.iter().map(AsRef::as_ref))
     }
 
-    /// What `words` say over there.
+    /// What `zfs` with these `words` says.
     fn ask<S: AsRef<str>>(&self, words: &[S]) -> Result<String> {
-        let (status, output) = self.command(words).run_any_status()?;
+        let (status, output) = self.zfs(words).run_any_status()?;
         if status.success() {
             Ok(output.stdout)
         } else {
@@ -170,18 +111,10 @@ impl<'a> Remote<'a> {
 
     /// Why a command over there failed.
     fn failure(&self, status: Option<i32>, said: &str) -> anyhow::Error {
-        let SshHost {
-            host, user, port, ..
-        } = &self.declared.ssh;
+        let SshHost { host, user, .. } = &self.declared.ssh;
         let said = last_line(said);
         if status == Some(NO_CONNECTION) {
-            Hinted::new(
-                format!("host \"{host}\" could not be asked: {said}"),
-                format!(
-                    "is it on, can it be reached, and does it know this machine's key? `ssh -p {port} {user}@{host}` shows more"
-                ),
-            )
-            .into()
+            self.ssh.unreachable(said)
         } else {
             Hinted::new(
                 format!("host \"{host}\" could not say or send what it has: {said}"),
@@ -210,7 +143,6 @@ impl<'a> Remote<'a> {
 
     fn look_at(&self, dataset: &str) -> Result<Replica> {
         let listed = self.ask(&[
-            "zfs",
             "list",
             "-Hp",
             "-r",
@@ -222,10 +154,7 @@ impl<'a> Remote<'a> {
         ])?;
         let mut replica = in_listing(dataset, &listed)?;
         if let Some(found) = &mut replica {
-            let words: Vec<&str> = std::iter::once("zfs")
-                .chain(list_snapshots(dataset))
-                .collect();
-            found.snapshots = parse_snapshots(&self.ask(&words)?)
+            found.snapshots = parse_snapshots(&self.ask(&list_snapshots(dataset))?)
                 .with_context(|| format!("read what host \"{}\" says", self.declared.ssh.host))?;
         }
         Ok(replica.unwrap_or_else(|| Replica {
@@ -238,7 +167,7 @@ impl<'a> Remote<'a> {
 
     /// The command that sends `what` of `dataset` to standard output.
     pub fn send(&self, dataset: &str, what: &Stream) -> Command {
-        let mut words = vec!["zfs".to_owned(), "send".to_owned()];
+        let mut words = vec!["send".to_owned()];
         let at = |snapshot: &str| format!("{dataset}@{snapshot}");
         match what {
             // How it is sent is part of the token.
@@ -252,7 +181,7 @@ impl<'a> Remote<'a> {
                 words.extend(["-I".to_owned(), at(from), at(to)]);
             }
         }
-        self.command(&words)
+        self.zfs(&words)
     }
 
     fn send_options(&self) -> Vec<String> {

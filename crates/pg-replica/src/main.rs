@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use instance_state::{ReplicaRecord, ReplicaSnapshot};
 use jiff::Timestamp;
@@ -65,11 +65,15 @@ fn main() -> ExitCode {
         let newest = snapshots
             .iter()
             .flatten()
-            .max_by_key(|snapshot| snapshot.created_at)
-            .map(|snapshot| ReplicaSnapshot {
-                name: snapshot.name.clone(),
-                created_at: snapshot.created_at,
-            });
+            .max_by_key(|snapshot| snapshot.created)
+            .map(|snapshot| -> Result<ReplicaSnapshot> {
+                Ok(ReplicaSnapshot {
+                    name: snapshot.name.clone(),
+                    created_at: Timestamp::from_second(snapshot.created)
+                        .context("read when the newest snapshot was taken")?,
+                })
+            })
+            .transpose()?;
         match &newest {
             Some(newest) => tool::log(
                 Level::Info,

@@ -36,10 +36,11 @@ impl House {
         house.program(
             "ssh",
             &format!(
-                "echo \"$@\" > '{0}/ssh-arguments'\nfor word; do case $word in UserKnownHostsFile=*) cat \"${{word#*=}}\" > '{0}/ssh-key';; esac; done\nexec sh -c \"$word\"",
+                "echo \"$@\" > '{0}/ssh-arguments'\nfor word; do case $word in -oUserKnownHostsFile=*) cat \"${{word#*=}}\" > '{0}/ssh-key';; esac; done\nexec sh -c \"$word\"",
                 house.path().display()
             ),
         )?;
+        fs::write(house.key(), "a private key")?;
         fs::write(
             house.settings(),
             json!({
@@ -51,7 +52,7 @@ impl House {
                     { "content": "data", "dataset": "vault/main", "unit": "syncoid-tank-main.service" },
                     { "content": "wal", "dataset": "vault/main", "unit": "syncoid-tank-wal.service", "ssh": {
                         "host": "nas.example.org", "user": "receiver", "port": 2222,
-                        "sshKeyFile": "/credentials/key", "knownHosts": "[nas.example.org]:2222 ssh-ed25519 AAAA",
+                        "sshKeyFile": house.key(), "knownHosts": "[nas.example.org]:2222 ssh-ed25519 AAAA",
                     } },
                 ] },
             })
@@ -66,6 +67,10 @@ impl House {
 
     fn state(&self) -> PathBuf {
         self.path().join("state")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.path().join("key")
     }
 
     fn settings(&self) -> PathBuf {
@@ -98,8 +103,7 @@ impl House {
     }
 }
 
-const TWO: &str =
-    "vault/main@first\\t11\\t1763700000\\t4096\\nvault/main@second\\t12\\t1763703600\\t8192\\n";
+const TWO: &str = "vault/main@first\\t11\\t1763700000\\nvault/main@second\\t12\\t1763703600\\n";
 
 #[test]
 fn the_newest_snapshot_is_noted_here_and_there() -> Result<()> {
@@ -115,12 +119,12 @@ fn the_newest_snapshot_is_noted_here_and_there() -> Result<()> {
     }
     let arguments = fs::read_to_string(house.path().join("ssh-arguments"))?;
     for expected in [
-        "-i /credentials/key",
+        &format!("-i {}", house.key().display()),
         "-p 2222",
         "-l receiver",
         "BatchMode=yes",
         "StrictHostKeyChecking=yes",
-        "GlobalKnownHostsFile=none",
+        "GlobalKnownHostsFile=/dev/null",
         "-- nas.example.org zfs list",
     ] {
         ensure!(
@@ -158,7 +162,7 @@ fn a_target_that_does_not_answer_leaves_the_last_note() -> Result<()> {
     )?;
     let run = house.ask(ReplicaContent::Wal)?.expect_code(1)?;
     ensure!(
-        run.stderr.contains("could not note what the replica holds: \"nas.example.org\" cannot be reached: ssh: connect to host nas.example.org port 2222: Connection refused")
+        run.stderr.contains("could not note what the replica holds: host \"nas.example.org\" could not be asked: ssh: connect to host nas.example.org port 2222: Connection refused")
             && run.stderr.contains("hint: "),
         "{}",
         run.stderr
@@ -177,5 +181,19 @@ fn a_pool_that_cannot_be_listed_proves_nothing() -> Result<()> {
     let run = house.ask(ReplicaContent::Data)?.expect_code(1)?;
     ensure!(run.stderr.contains("no such pool"), "{}", run.stderr);
     ensure!(!house.state().exists(), "something was noted");
+    Ok(())
+}
+
+#[test]
+fn a_key_that_systemd_could_not_find_is_named_as_missing() -> Result<()> {
+    let house = House::new("vault\\nvault/main\\n", Some(TWO))?;
+    fs::write(house.key(), "\n")?;
+    let run = house.ask(ReplicaContent::Wal)?.expect_code(1)?;
+    ensure!(
+        run.stderr.contains("would let this machine in, is missing")
+            && run.stderr.contains(&house.key().display().to_string()),
+        "{}",
+        run.stderr
+    );
     Ok(())
 }
