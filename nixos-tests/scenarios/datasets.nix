@@ -13,7 +13,9 @@
   };
 
   testScript = ''
+    import json
     import shlex
+    from typing import Any
 
     MAIN = "tank/services/postgresql/main"
     DATA = "/var/lib/postgresql/main"
@@ -26,6 +28,23 @@
 
     def properties(dataset: str, names: str) -> str:
         return machine.succeed(f"zfs get -Hp -o value {names} {dataset}").split()
+
+
+    def checked() -> dict[str, Any]:
+        """What the health check's own unit would find, without what it lets through."""
+        _, found = machine.execute("runuser -u postgres -- /usr/lib/backstay/bin/pg-healthcheck --config /etc/backstay/main.json --json", timeout=300)
+        return json.loads(found)
+
+
+    def of_durability() -> str:
+        # The unit, with its sandbox: a warning or worse is for its exit status and the journal.
+        machine.execute("systemctl start postgresql-healthcheck-main.service", timeout=300)
+        said = machine.succeed("journalctl -u postgresql-healthcheck-main.service -o cat -n 30")
+        found = checked()
+        if found["checks"]["durability"] == "critical":
+            t.assertIn("has sync=disabled: a power cut takes back", said)
+            t.assertIn("zfs set sync=standard tank/services", said)
+        return found["checks"]["durability"]
 
 
     def refusal() -> str:
@@ -88,10 +107,21 @@
         t.assertEqual(properties(MAIN, "recordsize"), ["8192"])
         t.assertEqual(sql("SELECT count(*) FROM orders"), "1000")
 
-    with subtest("a fsync that lies is refused"):
+    with subtest("a fsync that lies is refused, and the check of the running server tells it (H13)"):
+        t.assertEqual(of_durability(), "ok")
         machine.succeed("zfs set sync=disabled tank/services")
         t.assertIn("sync is disabled", refusal())
+        t.assertEqual(of_durability(), "critical")
+        # As the finding says.
+        machine.succeed("zfs set sync=standard tank/services")
+        t.assertEqual(of_durability(), "ok")
         machine.succeed("zfs inherit sync tank/services", "systemctl start backstay-datasets.service", timeout=300)
+
+    with subtest("a dataset that takes no changes is told, and that it does again (H13)"):
+        machine.succeed(f"zfs set readonly=on {MAIN}-wal")
+        t.assertEqual(checked()["checks"]["mounts"], "critical")
+        machine.succeed(f"zfs inherit readonly {MAIN}-wal")
+        t.assertEqual(checked()["checks"]["mounts"], "ok")
 
     with subtest("a mount point is not changed under the running server"):
         machine.succeed(f"systemctl stop postgresql-main.service && zfs unmount {MAIN} && zfs set mountpoint=/srv/elsewhere {MAIN} && zfs mount {MAIN} || true", timeout=600)
