@@ -181,6 +181,16 @@ impl Rehearsed {
             .arg(self.cluster.settings_path()))
     }
 
+    /// Makes a canary the last transaction that can be restored, so that after every moment there is one.
+    fn end_with_a_canary(&self) -> Result<()> {
+        self.write_canary()?;
+        // What is usually written before a switch is a transaction too.
+        let name = self
+            .cluster
+            .psql("SELECT pg_walfile_name(pg_switch_wal() - 1::numeric)")?;
+        self.cluster.wait_archived(&name)
+    }
+
     /// Writes down the canaries after the base backup: commit time and transaction, in order.
     fn list_canaries(&self) -> Result<()> {
         let list = self.cluster.psql_in(
@@ -296,6 +306,7 @@ fn a_good_backup_passes_and_the_server_in_production_notices_nothing() -> Result
 #[test]
 fn a_restore_that_is_one_canary_short_or_one_too_far_is_noticed() -> Result<()> {
     let rehearsed = Rehearsed::new()?;
+    rehearsed.end_with_a_canary()?;
     rehearsed.list_canaries()?;
     // The last canary up to the target, without it; or the first one, if there is none.
     let drill = rehearsed.with_another_backstay(
